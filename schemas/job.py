@@ -1,0 +1,162 @@
+"""A job: its spec, its plan, and the record that pins both."""
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from schemas.errors import SpecMismatch
+from schemas.rows import Modality
+from schemas.space import Space
+
+FORMAT = 1
+JOB_ID = re.compile(r"^[a-z0-9][a-z0-9-]{7,63}$")
+
+#: Arrow type names that `--keep name:type` takes.
+KEEP_TYPES = ("string", "int64", "float64", "bool")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptColumn:
+    """A manifest column that is copied into the output."""
+
+    name: str
+    type: str = "string"  # one of KEEP_TYPES
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.type}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSpec:
+    """What the user asked for: everything that changes the bytes of the output."""
+
+    manifest: str  # absolute path or URL
+    manifest_sha256: str
+    model: str
+    model_digest: str
+    id_column: str = "id"
+    keep: tuple[KeptColumn, ...] = ()
+    modalities: tuple[Modality, ...] = ()  # rows of other modalities are skipped; empty: none are
+    strict: bool = False
+    media_base: str = ""  # what relative uris are relative to
+    media_roots: tuple[str, ...] = ()  # the only places that media are read from
+    max_pixels: int = 50_000_000
+    max_file_bytes: int = 64 * 2**20
+    shard_seconds: float = 30.0  # estimated seconds of one CPU core a shard
+
+    def differences(self, other: "JobSpec") -> list[str]:
+        """Lines "field: mine / theirs" for the fields that differ."""
+        return [
+            f"{f.name}: {_show(getattr(self, f.name))} / {_show(getattr(other, f.name))}"
+            for f in fields(self)
+            if getattr(self, f.name) != getattr(other, f.name)
+        ]
+
+
+def _show(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(str(v) for v in value) or "(none)"
+    return str(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRecord:
+    """One cut of rows into shards: the job's first, or that of a retry."""
+
+    digest: str  # sha256 over every shard's rows
+    round: int = 0  # 0: the manifest; n: the n-th retry
+    first_shard: int
+    shards: int
+    rows: int
+    rejects: int = 0
+    skipped: int = 0  # rows of modalities that the spec leaves out
+    files: tuple[str, ...]  # plan/rows-*.parquet
+    index: str  # plan/shards-*.parquet
+    rejects_file: str | None = None
+    retry_codes: tuple[str, ...] = ()  # the failure codes that a retry does again; empty: all
+
+    @property
+    def last_shard(self) -> int:
+        return self.first_shard + self.shards - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRecord:
+    """job.json: created once and only once, never changed."""
+
+    id: str
+    created_at: str  # UTC, ISO 8601
+    spec: JobSpec
+    space: Space
+    plan: PlanRecord
+    versions: dict[str, str]
+
+    def to_json(self) -> bytes:
+        return json.dumps({"v": FORMAT, **asdict(self)}, indent=1, sort_keys=True).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "JobRecord":
+        """Parse job.json.
+
+        Raises SpecMismatch for a newer format, or a file that is none of ours.
+        """
+        raw = _loaded(data, "job.json")
+        return cls(
+            id=raw["id"],
+            created_at=raw["created_at"],
+            spec=_spec(raw["spec"]),
+            space=Space(**raw["space"]),
+            plan=_plan(raw["plan"]),
+            versions=raw["versions"],
+        )
+
+
+def plan_to_json(plan: PlanRecord) -> bytes:
+    """The content of plan/retry-*.json."""
+    return json.dumps({"v": FORMAT, **asdict(plan)}, indent=1, sort_keys=True).encode()
+
+
+def plan_from_json(data: bytes) -> PlanRecord:
+    """Parse plan/retry-*.json; raises SpecMismatch like JobRecord.from_json."""
+    raw = _loaded(data, "plan record")
+    del raw["v"]
+    return _plan(raw)
+
+
+def retried(plan: PlanRecord, *, codes: tuple[str, ...], round_: int) -> PlanRecord:
+    """`plan` marked as the retry number `round_` of the rows that failed with `codes`."""
+    return replace(plan, round=round_, retry_codes=codes)
+
+
+def new_job_id(name: str, nonce: bytes) -> str:
+    """A job id that a person recognises: the folder's name and 8 hex digits of `nonce`."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "job"
+    return f"{slug}-{hashlib.sha256(nonce).hexdigest()[:8]}"
+
+
+def _loaded(data: bytes, what: str) -> dict[str, Any]:
+    try:
+        raw = json.loads(data)
+    except ValueError as err:
+        raise SpecMismatch(f"{what} is not JSON; is this folder the output of embedmill?") from err
+    if not isinstance(raw, dict) or raw.get("v") != FORMAT:
+        version = raw.get("v") if isinstance(raw, dict) else None
+        raise SpecMismatch(f"{what} has format {version}, this embedmill reads {FORMAT}; use the version that wrote it")
+    return raw
+
+
+def _spec(raw: dict[str, Any]) -> JobSpec:
+    return JobSpec(
+        **raw
+        | {
+            "keep": tuple(KeptColumn(**k) for k in raw["keep"]),
+            "modalities": tuple(Modality(m) for m in raw["modalities"]),
+            "media_roots": tuple(raw["media_roots"]),
+        }
+    )
+
+
+def _plan(raw: dict[str, Any]) -> PlanRecord:
+    return PlanRecord(**raw | {"files": tuple(raw["files"]), "retry_codes": tuple(raw["retry_codes"])})

@@ -1,0 +1,103 @@
+"""Names and settings that producer and workers share on Redis; no connection is made here.
+
+Every key begins with PREFIX, expires by itself, and may be wiped at any time.
+Celery's settings and the reason of each: docs/architecture.md, "The queue".
+"""
+
+from typing import Any
+
+from schemas.rows import Modality
+
+PREFIX = "embedmill:"
+KEY_TTL_S = 24 * 3600
+JOBS = f"{PREFIX}jobs"  # set of job ids that a coordinator should drive
+
+
+def queue_name(modality: Modality, size: str = "cpu", kind: str = "embed") -> str:
+    """The queue that shards of a modality wait in, for a class of device."""
+    return f"{kind}.{modality}.{size}"
+
+
+def task_name(modality: Modality, kind: str = "embed") -> str:
+    """The Celery task that serves a modality; Flower groups by it."""
+    return f"{kind}.{modality}"
+
+
+def job_key(job: str) -> str:
+    """Hash: where the job lives (`location`), written again by the coordinator at each tick."""
+    return f"{PREFIX}job:{job}"
+
+
+def lease_key(job: str, shard: int) -> str:
+    """String: the worker and attempt that hold the shard; expires when the heartbeat stops."""
+    return f"{PREFIX}lease:{job}:{shard}"
+
+
+def reports_key(job: str) -> str:
+    """List: ShardReports, newest first, trimmed."""
+    return f"{PREFIX}reports:{job}"
+
+
+def cancel_key(job: str) -> str:
+    """String: present while the job is cancelled."""
+    return f"{PREFIX}cancel:{job}"
+
+
+def coordinator_key(job: str) -> str:
+    """String: the coordinator that drives the job; expires when its heartbeat stops."""
+    return f"{PREFIX}coordinator:{job}"
+
+
+def worker_key(name: str) -> str:
+    """Hash: a worker that has its queues open (`queues`, `device`, `models`, `pid`); expires."""
+    return f"{PREFIX}worker:{name}"
+
+
+#: redis-py options for our own connections: a silent peer is an error after 5 s, never a hang.
+CLIENT_OPTIONS: dict[str, Any] = {
+    "socket_timeout": 5,
+    "socket_connect_timeout": 5,
+    "health_check_interval": 15,
+    "decode_responses": True,
+}
+
+#: Longer than any shard may take: recovery is the coordinator's, not Redis'.
+VISIBILITY_TIMEOUT_S = 6 * 3600
+
+
+def celery_settings(broker_url: str) -> dict[str, Any]:
+    """The Celery configuration of every embedmill process."""
+    return {
+        "broker_url": broker_url,
+        "broker_transport_options": {
+            "global_keyprefix": PREFIX,
+            "visibility_timeout": VISIBILITY_TIMEOUT_S,
+            "socket_timeout": 5,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": not broker_url.startswith("redis+socket"),
+        },  # never retry_on_timeout: it hangs the main loop after a reset
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_channel_error_retry": True,  # a full Redis pauses a worker instead of ending it
+        "result_backend": None,
+        "task_ignore_result": True,
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "result_accept_content": ["json"],
+        "task_create_missing_queues": True,
+        "task_default_queue": "embedmill.default",
+        "worker_prefetch_multiplier": 1,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_pool": "prefork",
+        "worker_concurrency": 1,
+        "worker_pool_start_method": "spawn",
+        "worker_proc_alive_timeout": 600,
+        "worker_soft_shutdown_timeout": 20,
+        "worker_send_task_events": True,
+        "worker_enable_remote_control": True,  # Flower and ping; docs/operations.md says who may reach Redis
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "enable_utc": True,
+    }

@@ -1,0 +1,43 @@
+"""A row of a manifest: one thing to embed."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from schemas.failures import FailureCode
+
+
+class Modality(StrEnum):
+    """What a row is made of."""
+
+    TEXT = "text"  # a string
+    IMAGE = "image"  # one picture
+    AUDIO = "audio"  # one sound
+    VIDEO = "video"  # one film
+    MIXED = "mixed"  # several parts in one row
+
+
+#: File name endings that say a row's modality when the manifest does not.
+MODALITY_BY_EXTENSION: dict[str, Modality] = {
+    **dict.fromkeys(("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"), Modality.IMAGE),
+    **dict.fromkeys(("wav", "flac", "mp3", "ogg", "opus", "m4a"), Modality.AUDIO),
+    **dict.fromkeys(("mp4", "webm", "mkv", "mov", "avi"), Modality.VIDEO),
+}
+
+
+def modality_of_uri(uri: str) -> Modality | None:
+    """The modality that the ending of `uri` tells, or None."""
+    _, dot, extension = uri.rpartition(".")
+    return MODALITY_BY_EXTENSION.get(extension.lower()) if dot else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestRow:
+    """One row, parsed once; `text` is set for texts and `uri` for media."""
+
+    id: str
+    line: int  # 1-based line (JSONL, CSV, TSV) or row (Parquet) of the manifest
+    modality: Modality
+    text: str | None = None
+    uri: str | None = None  # as written: relative to the manifest, absolute, or s3://
+    defect: FailureCode | None = None  # why no vector can exist, when parsing already told
+    kept: tuple[object, ...] = ()  # values of the kept columns, in the spec's order

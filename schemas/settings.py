@@ -1,0 +1,46 @@
+"""Settings: where and how fast a process works; nothing here changes a vector."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One process' settings, passed to workers in the environment and never on a command line."""
+
+    broker_url: str = ""
+    roots: tuple[str, ...] = ()  # folders and s3:// prefixes that jobs and media may lie in
+    lease_s: float = 30.0  # a worker silent for so long has lost its shard
+    batch_tokens: int = 4096  # padded tokens in one forward pass
+    batch_items: int = 256
+    load_threads: int = 2  # threads that fetch and decode in front of the device
+    model_cache: str = ""  # where packaged models are built; default: the user's cache folder
+    worker_name: str = ""
+
+    def to_environ(self) -> dict[str, str]:
+        """The environment variables that make an equal Settings in a child process."""
+        return {ENVIRON[f.name]: _text(getattr(self, f.name)) for f in fields(self)}
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
+        """The settings that EMBEDMILL_* variables name; defaults for the rest."""
+        given = {f.name: environ[ENVIRON[f.name]] for f in fields(cls) if ENVIRON[f.name] in environ}
+        default = cls()
+        return replace(default, **{name: _parsed(text, getattr(default, name)) for name, text in given.items()})
+
+
+#: The environment variable of each setting.
+ENVIRON: dict[str, str] = {f.name: f"EMBEDMILL_{f.name.upper()}" for f in fields(Settings)}
+
+
+def _text(value: object) -> str:
+    return json.dumps(value) if isinstance(value, tuple) else str(value)
+
+
+def _parsed(text: str, like: object) -> Any:  # Any: the setting's own type, known by `like` alone
+    if isinstance(like, tuple):
+        return tuple(json.loads(text)) if text.startswith("[") else tuple(p for p in text.split(os.pathsep) if p)
+    return type(like)(text)  # str, int or float by construction

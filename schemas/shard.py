@@ -1,0 +1,76 @@
+"""A shard: its entry in the plan, the footer of its file, and the report of its worker."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from schemas.rows import Modality
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardEntry:
+    """One shard in the plan's index."""
+
+    shard: int
+    modality: Modality
+    rows: int
+    cost: float  # estimated tokens
+    file: int  # index into PlanRecord.files
+    row_group: int
+    digest: str  # sha256 over the shard's planned rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footer:
+    """What a published file says of itself; stored under FOOTER_KEY in its Parquet metadata."""
+
+    job: str
+    plan: str
+    shard: int
+    attempt: str
+    space: str
+    modality: str
+    model: str
+    rows_planned: int
+    rows_ok: int
+    failures: dict[str, int]  # rows by failure code
+    content_sha256: str  # over ids and vectors, in row order
+    worker: str
+    versions: dict[str, str]
+    space_fields: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rows_failed(self) -> int:
+        return sum(self.failures.values())
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Footer":
+        return cls(**json.loads(data))
+
+
+FOOTER_KEY = b"embedmill"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardReport:
+    """What a worker tells the coordinator of one attempt: a hint, never the truth."""
+
+    shard: int
+    plan: str
+    outcome: str  # published | lost | skipped | busy | cancelled | error
+    worker: str
+    rows_ok: int = 0
+    rows_failed: int = 0
+    file_bytes: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage
+    error: str = ""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, data: str | bytes) -> "ShardReport":
+        return cls(**json.loads(data))

@@ -1,0 +1,34 @@
+"""The vector space: all that changes a vector, and nothing else."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+#: Raised whenever decoding gives other pixels: EXIF-transposed, RGB, transparency on white, PIL backend.
+IMAGE_RULE = "rgb-on-white-exif-pil-1"
+#: Raised whenever a text reaches the model otherwise: passed as written, the model's own truncation.
+TEXT_RULE = "as-written-1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """The fields that make two vectors comparable; equal digests mean equal spaces."""
+
+    model_digest: str
+    dim: int
+    dtype: str = "float32"  # of the computation
+    backend: str = "torch"
+    text_padding: int | None = None
+    text_rule: str = TEXT_RULE
+    image_rule: str = IMAGE_RULE
+
+    @property
+    def digest(self) -> str:
+        """The name of the space: 16 hex digits of the sha256 over its fields."""
+        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def differences(self, other: "Space") -> list[str]:
+        """The names of the fields in which two spaces differ."""
+        mine, theirs = asdict(self), asdict(other)
+        return [name for name in mine if mine[name] != theirs[name]]

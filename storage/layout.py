@@ -1,0 +1,64 @@
+"""The layout: the name of every object of a job."""
+
+import re
+
+from schemas.rows import Modality
+
+JOB = "job.json"
+CANCELLED = "control/cancelled.json"  # present while a job is cancelled
+SUBMITTED = "control/submitted.json"  # present from submit on: a coordinator may drive the job
+DATA = "data"
+FAILURES = "failures"
+PLAN = "plan"
+
+_PART = re.compile(r"^data/modality=([a-z]+)/part-(\d{6,})\.parquet$")
+_FAILED = re.compile(r"^failures/part-(\d{6,})-([0-9a-f]+)\.parquet$")
+_RETRY = re.compile(r"^plan/retry-(\d{4})\.json$")
+
+
+def data_key(modality: Modality, shard: int) -> str:
+    """The published shard: its name is its identity, whoever wrote it."""
+    return f"{DATA}/modality={modality}/part-{shard:06d}.parquet"
+
+
+def shard_of(key: str) -> int | None:
+    """The shard whose data `key` holds, or None for any other object."""
+    match = _PART.match(key)
+    return int(match[2]) if match else None
+
+
+def failures_key(shard: int, attempt: str) -> str:
+    return f"{FAILURES}/part-{shard:06d}-{attempt}.parquet"
+
+
+def attempt_of(key: str) -> tuple[int, str] | None:
+    """Shard and attempt of a failures file, or None."""
+    match = _FAILED.match(key)
+    return (int(match[1]), match[2]) if match else None
+
+
+def rows_key(digest: str, number: int) -> str:
+    return f"{PLAN}/rows-{digest[:12]}-{number:05d}.parquet"
+
+
+def index_key(digest: str) -> str:
+    return f"{PLAN}/shards-{digest[:12]}.parquet"
+
+
+def rejects_key(digest: str) -> str:
+    return f"{PLAN}/rejects-{digest[:12]}.parquet"
+
+
+def retry_key(round_: int) -> str:
+    return f"{PLAN}/retry-{round_:04d}.json"
+
+
+def round_of(key: str) -> int | None:
+    """The retry whose record `key` holds, or None."""
+    match = _RETRY.match(key)
+    return int(match[1]) if match else None
+
+
+def manifest_key(round_: int) -> str:
+    """The list of all files, written once when a round ends."""
+    return "manifest.json" if round_ == 0 else f"manifest-retry-{round_:04d}.json"

@@ -1,0 +1,117 @@
+"""Parquet in and out: how embedmill writes tables, and how it reads them from any store.
+
+The encodings and their measurements: docs/architecture.md, "The files".
+"""
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.errors import StoreError
+from storage.store import Store
+
+VECTOR = "embedding"
+ID = "id"
+
+
+def vector_type(dim: int) -> pa.DataType:
+    """`fixed_size_list<float32 not null>[dim]`."""
+    return pa.list_(pa.field("element", pa.float32(), nullable=False), dim)
+
+
+def vectors_to_arrow(vectors: np.ndarray) -> pa.Array:
+    """A float32 (n, dim) array as one Arrow column, without a copy."""
+    flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, type=vector_type(vectors.shape[1]))
+
+
+def vectors_from_arrow(column: pa.ChunkedArray, dim: int) -> np.ndarray:
+    """The float32 (n, dim) array of a vector column."""
+    chunks = [np.asarray(chunk.flatten(), dtype=np.float32).reshape(-1, dim) for chunk in column.chunks]
+    return np.concatenate(chunks) if chunks else np.empty((0, dim), np.float32)
+
+
+def rows_per_group(dim: int) -> int:
+    """Rows in a row group of about 16 MiB of raw vectors, a power of two within 256..16384."""
+    return int(min(16384, max(256, 2 ** ((16 * 2**20 // (4 * dim)).bit_length() - 1))))
+
+
+def vector_file(table: pa.Table, *, dim: int, metadata: dict[bytes, bytes]) -> bytes:
+    """`table` (id, embedding, kept columns) as one Parquet file.
+
+    Byte-stream split and zstd 1 for the vectors, without dictionary and statistics.
+    The file is read back and counted; raises StoreError when it is not what was given.
+    """
+    table = table.replace_schema_metadata(metadata)
+    leaf = f"{VECTOR}.list.element"
+    others = [name for name in table.column_names if name != VECTOR]
+    sink = io.BytesIO()
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=rows_per_group(dim),
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=[name for name in others if name != ID],
+        use_byte_stream_split=[leaf],
+        column_encoding=None,
+        write_statistics=others,
+    )
+    data = sink.getvalue()
+    footer = pq.read_metadata(io.BytesIO(data))
+    if footer.num_rows != table.num_rows or footer.metadata.get(next(iter(metadata))) is None:
+        raise StoreError("a Parquet file came out with other rows than it was given; nothing was published")
+    return data
+
+
+def plain_file(table: pa.Table) -> bytes:
+    """A small table (failures, rejects, an index) as one Parquet file."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", compression_level=1)
+    return sink.getvalue()
+
+
+class StoredFile(io.RawIOBase):
+    """An object of a store as a read-only, seekable file: Parquet readers fetch only what they need."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        super().__init__()
+        size = store.size(key)
+        if size is None:
+            store.get_range(key, 0, 1)  # raises NotFound with the store's own words
+            raise StoreError(f"{key} has no size")
+        self._store, self._key, self._size, self._at = store, key, size, 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._size - self._at)
+        length = left if size is None or size < 0 else min(size, left)
+        if length == 0:
+            return b""
+        data = self._store.get_range(self._key, self._at, length)
+        self._at += len(data)
+        return data
+
+
+def open_parquet(store: Store, key: str) -> pq.ParquetFile:
+    """A Parquet object, opened by its footer alone; raises NotFound, or StoreError for a broken file."""
+    source = StoredFile(store, key)
+    try:
+        return pq.ParquetFile(pa.PythonFile(source, mode="r"), pre_buffer=False)
+    except (pa.ArrowInvalid, OSError) as err:
+        raise StoreError(f"{key} is no Parquet file: {str(err).splitlines()[0]}") from err

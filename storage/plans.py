@@ -1,0 +1,272 @@
+"""Plans: the rows of a job, cut into shards; one row group a shard."""
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.errors import StoreError
+from schemas.failures import FailureCode, Reject
+from schemas.job import KeptColumn, PlanRecord
+from schemas.rows import ManifestRow, Modality
+from schemas.shard import ShardEntry
+from storage import layout
+from storage.parquet import open_parquet, plain_file
+from storage.store import Store
+
+#: A plan file holds so many row groups, or so many bytes: small enough to upload in one piece.
+_GROUPS_PER_FILE = 256
+_BYTES_PER_FILE = 64 * 2**20
+
+_ARROW = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
+
+INDEX_SCHEMA = pa.schema(
+    [
+        pa.field("shard", pa.int64(), nullable=False),
+        pa.field("modality", pa.string(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("cost", pa.float64(), nullable=False),
+        pa.field("file", pa.int32(), nullable=False),
+        pa.field("row_group", pa.int32(), nullable=False),
+        pa.field("digest", pa.string(), nullable=False),
+    ]
+)
+REJECTS_SCHEMA = pa.schema(
+    [
+        pa.field("line", pa.int64(), nullable=False),
+        pa.field("id", pa.string()),
+        pa.field("code", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+    ]
+)
+
+
+def kept_schema(keep: Iterable[KeptColumn]) -> pa.Schema:
+    """The Arrow schema of the kept columns."""
+    return pa.schema([pa.field(k.name, _ARROW[k.type]) for k in keep])
+
+
+def rows_schema(keep: Iterable[KeptColumn]) -> pa.Schema:
+    """The schema of plan/rows-*.parquet; kept columns are prefixed so that none can clash with ours."""
+    own = [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("line", pa.int64(), nullable=False),
+        pa.field("text", pa.string()),
+        pa.field("uri", pa.string()),
+        pa.field("defect", pa.string()),
+    ]
+    return pa.schema(own + [field.with_name(f"keep.{field.name}") for field in kept_schema(keep)])
+
+
+class PlanWriter:
+    """Writes shards to a private folder on this machine, then publishes them under the plan's digest.
+
+    Use it as a context manager; what is not finished leaves nothing behind.
+    """
+
+    def __init__(self, keep: Iterable[KeptColumn], *, first_shard: int = 0) -> None:
+        self._schema = rows_schema(keep)
+        self._first = first_shard
+        self._folder = tempfile.TemporaryDirectory(prefix="embedmill-plan-")
+        self._files: list[Path] = []
+        self._writer: pq.ParquetWriter | None = None
+        self._groups = self._bytes = 0
+        self._index: list[ShardEntry] = []
+        self._rejects_path = Path(self._folder.name) / "rejects.parquet"
+        self._rejects_writer: pq.ParquetWriter | None = None
+        self._rejects: list[Reject] = []
+        self.rejects = 0
+        self.rows = 0
+
+    def __enter__(self) -> "PlanWriter":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._close_file()
+        self._folder.cleanup()
+
+    def add_shard(self, modality: Modality, rows: list[ManifestRow], cost: float) -> None:
+        """Append `rows` as the next shard, sorted by id; `cost` in estimated tokens."""
+        rows = sorted(rows, key=lambda r: r.id)
+        columns: list[list[object]] = [
+            [r.id for r in rows],
+            [r.line for r in rows],
+            [r.text for r in rows],
+            [r.uri for r in rows],
+            [None if r.defect is None else str(r.defect) for r in rows],
+        ]
+        columns += [[r.kept[i] for r in rows] for i in range(len(self._schema) - len(columns))]
+        self._add(modality, pa.table(columns, schema=self._schema), cost)
+
+    def add_table(self, modality: Modality, table: pa.Table, cost: float) -> None:
+        """Append a table of the plan's schema, sorted by id, as the next shard."""
+        self._add(modality, _compact(table), cost)
+
+    def _add(self, modality: Modality, table: pa.Table, cost: float) -> None:
+        writer = self._open_writer()
+        writer.write_table(table, row_group_size=max(1, table.num_rows))
+        self._index.append(
+            ShardEntry(
+                shard=self._first + len(self._index),
+                modality=modality,
+                rows=table.num_rows,
+                cost=round(cost, 1),
+                file=len(self._files) - 1,
+                row_group=self._groups,
+                digest=_table_digest(modality, table),
+            )
+        )
+        self._groups += 1
+        self._bytes += table.nbytes
+        self.rows += table.num_rows
+
+    def add_reject(self, reject: Reject) -> None:
+        """Record a line that is no row."""
+        self.rejects += 1
+        self._rejects.append(reject)
+        if len(self._rejects) >= 10_000:
+            self._flush_rejects()
+
+    def publish(self, store: Store, *, skipped: int = 0) -> PlanRecord:
+        """Upload the plan's files under names that carry its digest; nothing refers to them yet."""
+        self._close_file()
+        digest = hashlib.sha256("".join(e.digest for e in self._index).encode()).hexdigest()
+        files = tuple(layout.rows_key(digest, n) for n in range(len(self._files)))
+        for key, path in zip(files, self._files, strict=True):
+            _put_once(store, key, path.read_bytes())
+        index = layout.index_key(digest)
+        entries = [asdict(e) | {"modality": str(e.modality)} for e in self._index]
+        _put_once(store, index, plain_file(pa.Table.from_pylist(entries, INDEX_SCHEMA)))
+        return PlanRecord(
+            digest=digest,
+            first_shard=self._first,
+            shards=len(self._index),
+            rows=self.rows,
+            rejects=self.rejects,
+            skipped=skipped,
+            files=files,
+            index=index,
+            rejects_file=self._publish_rejects(store, digest),
+        )
+
+    def _open_writer(self) -> pq.ParquetWriter:
+        if self._groups >= _GROUPS_PER_FILE or self._bytes >= _BYTES_PER_FILE:
+            self._close_file()
+        if self._writer is None:
+            path = Path(self._folder.name) / f"rows-{len(self._files):05d}.parquet"
+            self._files.append(path)
+            self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", compression_level=1)
+        return self._writer
+
+    def _close_file(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self._writer, self._groups, self._bytes = None, 0, 0
+
+    def _flush_rejects(self) -> None:
+        if self._rejects_writer is None:
+            self._rejects_writer = pq.ParquetWriter(self._rejects_path, REJECTS_SCHEMA, compression="zstd")
+        rows = [{"line": r.line, "id": r.id, "code": str(r.code), "message": r.message} for r in self._rejects]
+        self._rejects_writer.write_table(pa.Table.from_pylist(rows, REJECTS_SCHEMA))
+        self._rejects = []
+
+    def _publish_rejects(self, store: Store, digest: str) -> str | None:
+        if not self.rejects:
+            return None
+        self._flush_rejects()
+        assert self._rejects_writer is not None
+        self._rejects_writer.close()
+        data = self._rejects_path.read_bytes()
+        key = layout.rejects_key(hashlib.sha256(digest.encode() + data).hexdigest())
+        _put_once(store, key, data)
+        return key
+
+
+def _put_once(store: Store, key: str, data: bytes) -> None:
+    """Create `key`; an object of the same name and size is the work of an earlier run of the same plan."""
+    if not store.create(key, data) and store.size(key) != len(data):
+        store.replace(key, data)  # written by another library version before it could be pinned
+
+
+def _table_digest(modality: Modality, table: pa.Table) -> str:
+    digest = hashlib.sha256(str(modality).encode())
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        digest.update(name.encode())
+        for chunk in column.chunks:
+            for buffer in chunk.buffers():
+                digest.update(b"-" if buffer is None else buffer)
+    return digest.hexdigest()
+
+
+class PlanReader:
+    """The shards of one plan, read from the store; the index is held in memory."""
+
+    def __init__(self, store: Store, plan: PlanRecord) -> None:
+        self._store, self.plan = store, plan
+        table = open_parquet(store, plan.index).read()
+        if table.num_rows != plan.shards:
+            raise StoreError(f"{plan.index} lists {table.num_rows} shards, the job has {plan.shards}: it was changed")
+        self._modalities = table["modality"].dictionary_encode().combine_chunks()
+        self._table = table
+        self.rows = np.asarray(table["rows"])  # int64 (shards,)
+        self.costs = np.asarray(table["cost"])  # float64 (shards,), estimated tokens
+
+    def __len__(self) -> int:
+        return self.plan.shards
+
+    def entry(self, shard: int) -> ShardEntry:
+        """The index entry of `shard`; raises StoreError for a shard of another plan."""
+        at = shard - self.plan.first_shard
+        if not 0 <= at < self.plan.shards:
+            raise StoreError(f"shard {shard} is not in plan {self.plan.digest[:12]}")
+        row = {name: self._table[name][at].as_py() for name in INDEX_SCHEMA.names}
+        return ShardEntry(**row | {"modality": Modality(row["modality"])})
+
+    def modality(self, shard: int) -> Modality:
+        return Modality(self._modalities[shard - self.plan.first_shard].as_py())
+
+    def shards(self) -> range:
+        return range(self.plan.first_shard, self.plan.first_shard + self.plan.shards)
+
+    def read_table(self, shard: int) -> pa.Table:
+        """The shard's rows as planned, checked against the plan's digest; raises StoreError when changed."""
+        entry = self.entry(shard)
+        key = self.plan.files[entry.file]
+        table = open_parquet(self._store, key).read_row_group(entry.row_group)
+        if _table_digest(entry.modality, _compact(table)) != entry.digest:
+            raise StoreError(f"{key}: the rows of shard {shard} are not those that were planned")
+        return table
+
+    def read_rows(self, shard: int) -> list[ManifestRow]:
+        """The shard's rows in id order."""
+        return rows_of(self.read_table(shard), self.modality(shard))
+
+
+def rows_of(table: pa.Table, modality: Modality) -> list[ManifestRow]:
+    """The rows of a table of the plan's schema."""
+    kept = [name for name in table.column_names if name.startswith("keep.")]
+    kept_rows: Iterator[tuple[object, ...]] = zip(*(table[name].to_pylist() for name in kept), strict=True)
+    return [
+        ManifestRow(
+            id=id_,
+            line=line,
+            modality=modality,
+            text=text,
+            uri=uri,
+            defect=None if defect is None else FailureCode(defect),
+            kept=next(kept_rows) if kept else (),
+        )
+        for id_, line, text, uri, defect in zip(
+            *(table[name].to_pylist() for name in ("id", "line", "text", "uri", "defect")), strict=True
+        )
+    ]
+
+
+def _compact(table: pa.Table) -> pa.Table:
+    """`table` with the buffers that building it from lists gives, so that digests compare."""
+    return pa.table([pa.array(column.to_pylist(), column.type) for column in table.columns], schema=table.schema)

@@ -1,0 +1,135 @@
+"""Published shards: one object each, created only if absent; the object is the commit."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import pyarrow as pa
+
+from schemas.errors import Conflict, NotFound, StoreError
+from schemas.rows import Modality
+from schemas.shard import FOOTER_KEY, Footer
+from storage import layout
+from storage.parquet import ID, VECTOR, open_parquet, plain_file, vector_file, vectors_from_arrow, vectors_to_arrow
+from storage.store import Store
+
+FAILURES_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("line", pa.int64(), nullable=False),
+        pa.field("modality", pa.string(), nullable=False),
+        pa.field("code", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+        pa.field("retryable", pa.bool_(), nullable=False),
+        pa.field("uri", pa.string()),
+        pa.field("shard", pa.int64(), nullable=False),
+        pa.field("attempt", pa.string(), nullable=False),
+    ]
+)
+
+
+class Published(StrEnum):
+    """What became of an attempt to publish."""
+
+    WON = "published"  # this attempt's rows are the shard
+    LOST = "lost"  # another attempt of the same plan was first: just as good
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardOutput:
+    """One attempt's result: vectors in id order, their kept columns, and the failures."""
+
+    footer: Footer
+    ids: list[str]
+    vectors: np.ndarray  # float32 (rows_ok, dim)
+    kept: pa.Table  # the kept columns, same order
+    failures: pa.Table  # FAILURES_SCHEMA
+
+
+def content_sha256(ids: list[str], vectors: np.ndarray) -> str:
+    """The digest of ids and vectors in row order, whatever the file's encoding."""
+    digest = hashlib.sha256()
+    for item in ids:
+        encoded = item.encode()
+        digest.update(len(encoded).to_bytes(4, "little") + encoded)
+    digest.update(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
+    return digest.hexdigest()
+
+
+def publish(store: Store, output: ShardOutput) -> tuple[Published, int]:
+    """Write the failures, then create the shard; returns the outcome and the object's bytes.
+
+    Raises Conflict when the published object belongs to another plan, StoreError when the store fails.
+    """
+    footer = output.footer
+    shard, modality = footer.shard, Modality(footer.modality)
+    data = _encoded(output)
+    failures = layout.failures_key(shard, footer.attempt)
+    if output.failures.num_rows:
+        store.create(failures, plain_file(output.failures))
+    if store.create(layout.data_key(modality, shard), data):
+        return Published.WON, len(data)
+    winner = read_footer(store, modality, shard)
+    if winner.attempt == footer.attempt:
+        return Published.WON, len(data)  # our own PUT, whose reply was lost
+    if output.failures.num_rows:
+        with contextlib.suppress(StoreError):  # only untidy: the winner's footer names its own attempt
+            store.delete(failures)
+    if winner.plan != footer.plan:
+        raise Conflict(f"shard {shard} was published by another plan ({winner.plan[:12]}); use another --out")
+    return Published.LOST, len(data)
+
+
+def _encoded(output: ShardOutput) -> bytes:
+    columns = {ID: pa.array(output.ids, pa.string()), VECTOR: vectors_to_arrow(output.vectors)}
+    fields = [pa.field(ID, pa.string(), nullable=False), pa.field(VECTOR, columns[VECTOR].type, nullable=False)]
+    for name in output.kept.column_names:
+        columns[name] = output.kept[name]
+        fields.append(output.kept.schema.field(name))
+    table = pa.table(list(columns.values()), schema=pa.schema(fields))
+    return vector_file(table, dim=output.vectors.shape[1], metadata={FOOTER_KEY: output.footer.to_json()})
+
+
+def is_published(store: Store, modality: Modality, shard: int) -> bool:
+    return store.size(layout.data_key(modality, shard)) is not None
+
+
+def published_shards(store: Store) -> Iterator[tuple[int, str, int]]:
+    """(shard, key, bytes) of every published shard, by one listing."""
+    for item in store.list(layout.DATA):
+        shard = layout.shard_of(item.key)
+        if shard is not None:
+            yield shard, item.key, item.size
+
+
+def read_footer(store: Store, modality: Modality, shard: int) -> Footer:
+    """What a published shard says of itself; raises NotFound before it is published."""
+    return footer_of(store, layout.data_key(modality, shard))
+
+
+def footer_of(store: Store, key: str) -> Footer:
+    """The footer of the published file `key`; raises StoreError for a file that has none."""
+    metadata = open_parquet(store, key).schema_arrow.metadata or {}
+    if FOOTER_KEY not in metadata:
+        raise StoreError(f"{key} was not written by embedmill: its footer names no shard")
+    return Footer.from_json(metadata[FOOTER_KEY])
+
+
+def read_shard(store: Store, key: str) -> tuple[Footer, list[str], np.ndarray, pa.Table]:
+    """Footer, ids, float32 (n, dim) vectors and the whole table of a published file."""
+    footer = footer_of(store, key)
+    table = open_parquet(store, key).read()
+    dim = table.schema.field(VECTOR).type.list_size
+    return footer, table[ID].to_pylist(), vectors_from_arrow(table[VECTOR], dim), table
+
+
+def read_failures(store: Store, shard: int, attempt: str) -> pa.Table:
+    """The failures of one attempt (FAILURES_SCHEMA); empty where it had none."""
+    try:
+        return open_parquet(store, layout.failures_key(shard, attempt)).read()
+    except NotFound:
+        return FAILURES_SCHEMA.empty_table()

@@ -1,0 +1,262 @@
+"""The object store: bytes under keys, created only if absent.
+
+Two real stores and one contract: a folder (hard link + fsync) and any store obstore speaks to
+(S3, and memory for tests).
+"""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from schemas.errors import NotAllowed, NotFound, Refused, StoreError
+from schemas.redaction import redact
+
+if TYPE_CHECKING:
+    from obstore.store import MemoryStore, S3Store
+
+TMP = "_tmp"
+_FILE_MODE = 0o640
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object's key, relative to the store, and its size in bytes."""
+
+    key: str
+    size: int
+
+
+class Store(Protocol):
+    """One job's prefix; keys are relative to it and use `/`.
+
+    Each method raises StoreError when the store fails, and NotFound for a missing object.
+    """
+
+    url: str
+
+    def get(self, key: str) -> bytes: ...
+
+    def get_range(self, key: str, start: int, length: int) -> bytes: ...
+
+    def size(self, key: str) -> int | None:
+        """The object's size in bytes, or None where there is none."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Store `data` whole and durably unless the key exists; False when it does."""
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Store `data` whole, over whatever was there."""
+
+    def delete(self, key: str) -> None:
+        """Remove the object; one that does not exist is no error."""
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Every object below the folder `prefix`, in no order."""
+
+
+def open_store(url: str) -> Store:
+    """The store at a folder or an `s3://bucket/prefix`.
+
+    Credentials and endpoint come from the process environment (AWS_*), never from `url`.
+    Raises Refused for any other scheme.
+    """
+    if url.startswith("s3://"):
+        from obstore.store import S3Store
+
+        return ObjectStore(url, S3Store.from_url(url))
+    if "://" in url:
+        raise Refused(f"{redact(url)}: unknown kind of store; use a folder or s3://bucket/prefix")
+    return LocalStore(Path(url))
+
+
+def canonical_location(url: str) -> str:
+    """The one spelling of a location: an absolute path without links, or a URL without trailing slash."""
+    if "://" in url:
+        return url.rstrip("/")
+    return os.path.realpath(os.path.expanduser(url))
+
+
+def require_within(location: str, roots: tuple[str, ...], *, what: str) -> None:
+    """Raise NotAllowed unless `location` is one of `roots` or lies below one."""
+    place = canonical_location(location)
+    for root in map(canonical_location, roots):
+        if place == root or place.startswith(root.rstrip("/") + "/"):
+            return
+    raise NotAllowed(
+        f"{what} {redact(place)} lies outside the allowed roots ({', '.join(map(redact, roots)) or 'none given'}); "
+        "name its folder with --root"
+    )
+
+
+class LocalStore:
+    """A folder: `create` is a private file, fsync, a hard link, fsync of the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = Path(canonical_location(str(folder)))
+        self.url = str(self._folder)
+
+    def path(self, key: str) -> Path:
+        """The file of `key`."""
+        return self._folder / key
+
+    def get(self, key: str) -> bytes:
+        with _store_errors(key):
+            return self.path(key).read_bytes()
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        with _store_errors(key), self.path(key).open("rb") as file:
+            file.seek(start)
+            return file.read(length)
+
+    def size(self, key: str) -> int | None:
+        try:
+            return self.path(key).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def create(self, key: str, data: bytes) -> bool:
+        final = self.path(key)
+        with _store_errors(key):
+            if final.exists():
+                _sync_folder(final.parent)  # the winner may not have come so far
+                return False
+            with self._private_file(data) as private:
+                self._make_folder(final.parent)
+                try:
+                    os.link(private, final)
+                except FileExistsError:
+                    _sync_folder(final.parent)
+                    return False
+                _sync_folder(final.parent)
+            return True
+
+    def replace(self, key: str, data: bytes) -> None:
+        final = self.path(key)
+        with _store_errors(key), self._private_file(data) as private:
+            self._make_folder(final.parent)
+            os.replace(private, final)
+            _sync_folder(final.parent)
+
+    def delete(self, key: str) -> None:
+        with _store_errors(key):
+            self.path(key).unlink(missing_ok=True)
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        for folder, _, names in os.walk(self.path(prefix)):
+            for name in names:
+                path = Path(folder) / name
+                with contextlib.suppress(FileNotFoundError):  # deleted while we walk
+                    yield StoredObject(path.relative_to(self._folder).as_posix(), path.stat().st_size)
+
+    def sweep(self) -> None:
+        """Remove private files of processes that died; only while no worker writes here."""
+        with contextlib.suppress(FileNotFoundError):
+            for path in self.path(TMP).iterdir():
+                path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _private_file(self, data: bytes) -> Iterator[Path]:
+        private = self.path(TMP) / f"{uuid.uuid4().hex}.inprogress"
+        self._make_folder(private.parent)
+        try:
+            with open(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE), "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                if os.fstat(file.fileno()).st_size != len(data):
+                    raise OSError(f"{private} has not the {len(data)} bytes that were written")
+            yield private
+        finally:
+            private.unlink(missing_ok=True)
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make `folder` and its parents durably: a folder that power loss takes back takes its files along."""
+        missing = []
+        while not folder.exists():
+            missing.append(folder)
+            folder = folder.parent
+        for new in reversed(missing):
+            new.mkdir(exist_ok=True)
+            _sync_folder(new.parent)
+
+
+class ObjectStore:
+    """Any store that obstore speaks to; `create` is one conditional PUT (If-None-Match: *)."""
+
+    def __init__(self, url: str, backend: "S3Store | MemoryStore") -> None:
+        import obstore
+
+        self.url = canonical_location(url)
+        self._obstore = obstore
+        self._backend = backend
+
+    def get(self, key: str) -> bytes:
+        with _store_errors(key):
+            return bytes(self._obstore.get(self._backend, key).bytes())
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        with _store_errors(key):
+            return bytes(self._obstore.get_range(self._backend, key, start=start, length=length))
+
+    def size(self, key: str) -> int | None:
+        try:
+            with _store_errors(key):
+                return self._obstore.head(self._backend, key)["size"]
+        except NotFound:
+            return None
+
+    def create(self, key: str, data: bytes) -> bool:
+        from obstore.exceptions import AlreadyExistsError
+
+        with _store_errors(key):
+            try:
+                self._obstore.put(self._backend, key, data, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                return False
+            return True
+
+    def replace(self, key: str, data: bytes) -> None:
+        with _store_errors(key):
+            self._obstore.put(self._backend, key, data)
+
+    def delete(self, key: str) -> None:
+        with contextlib.suppress(NotFound), _store_errors(key):
+            self._obstore.delete(self._backend, key)
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        with _store_errors(prefix):
+            for page in self._obstore.list(self._backend, prefix):
+                for meta in page:
+                    yield StoredObject(meta["path"], meta["size"])
+
+
+def memory_store() -> ObjectStore:
+    """A store in this process' memory, for tests; held to the others by tests/contract."""
+    from obstore.store import MemoryStore
+
+    return ObjectStore("memory://job", MemoryStore())
+
+
+@contextlib.contextmanager
+def _store_errors(key: str) -> Iterator[None]:
+    """Map what the store raises to StoreError, once, at this seam."""
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as err:
+        raise NotFound(f"{key} does not exist") from err
+    except (OSError, BaseError) as err:
+        raise StoreError(f"{key}: {redact(str(err).splitlines()[0])}") from err
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
