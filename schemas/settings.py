@@ -43,4 +43,5 @@ def _text(value: object) -> str:
 def _parsed(text: str, like: object) -> Any:  # Any: the setting's own type, known by `like` alone
     if isinstance(like, tuple):
         return tuple(json.loads(text)) if text.startswith("[") else tuple(p for p in text.split(os.pathsep) if p)
-    return type(like)(text)  # str, int or float by construction
+    constructor: type[Any] = type(like)
+    return constructor(text)  # str, int or float by construction
