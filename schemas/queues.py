@@ -10,7 +10,7 @@ from schemas.rows import Modality
 
 PREFIX = "embedmill:"
 KEY_TTL_S = 24 * 3600
-JOBS = f"{PREFIX}jobs"  # set of job ids that a coordinator should drive
+JOBS = f"{PREFIX}jobs"  # hash: job id -> location of the jobs that a coordinator should drive
 
 
 def queue_name(modality: Modality, size: str = "cpu", kind: str = "embed") -> str:
@@ -49,8 +49,20 @@ def coordinator_key(job: str) -> str:
 
 
 def worker_key(name: str) -> str:
-    """Hash: a worker that has its queues open (`queues`, `device`, `models`, `pid`); expires."""
+    """String: a WorkerPresence; expires when the worker is gone."""
     return f"{PREFIX}worker:{name}"
+
+
+def depth_key(queue: str) -> str:
+    """List: the messages of a queue that wait for a worker (kombu's own key)."""
+    return f"{PREFIX}{queue}"
+
+
+def client_url(broker_url: str) -> str:
+    """The address that redis-py takes for a broker URL that Celery takes."""
+    if broker_url.startswith("redis+socket://"):
+        return broker_url.replace("redis+socket://", "unix://", 1).replace("virtual_host=", "db=")
+    return broker_url
 
 
 #: redis-py options for our own connections: a silent peer is an error after 5 s, never a hang.
@@ -61,6 +73,8 @@ CLIENT_OPTIONS: dict[str, Any] = {
     "decode_responses": True,
 }
 
+#: A shard that takes longer hangs: its process is killed and the shard is sent again.
+TASK_LIMIT_S = 2 * 3600
 #: Longer than any shard may take: recovery is the coordinator's, not Redis'.
 VISIBILITY_TIMEOUT_S = 6 * 3600
 
@@ -94,6 +108,7 @@ def celery_settings(broker_url: str) -> dict[str, Any]:
         "worker_concurrency": 1,
         "worker_pool_start_method": "spawn",
         "worker_proc_alive_timeout": 600,
+        "task_time_limit": TASK_LIMIT_S,
         "worker_soft_shutdown_timeout": 20,
         "worker_send_task_events": True,
         "worker_enable_remote_control": True,  # Flower and ping; docs/operations.md says who may reach Redis

@@ -13,12 +13,14 @@ class Settings:
 
     broker_url: str = ""
     roots: tuple[str, ...] = ()  # folders and s3:// prefixes that jobs and media may lie in
-    lease_s: float = 30.0  # a worker silent for so long has lost its shard
-    batch_tokens: int = 4096  # padded tokens in one forward pass
+    lease_s: float = 20.0  # a worker silent for so long has lost its shard
+    batch_tokens: int = 2048  # padded tokens in one forward pass
     batch_items: int = 256
     load_threads: int = 2  # threads that fetch and decode in front of the device
     model_cache: str = ""  # where packaged models are built; default: the user's cache folder
     worker_name: str = ""
+    device: str = "cpu"
+    queues: tuple[str, ...] = ()  # the queues that a worker serves
 
     def to_environ(self) -> dict[str, str]:
         """The environment variables that make an equal Settings in a child process."""
@@ -42,6 +44,6 @@ def _text(value: object) -> str:
 
 def _parsed(text: str, like: object) -> Any:  # Any: the setting's own type, known by `like` alone
     if isinstance(like, tuple):
-        return tuple(json.loads(text)) if text.startswith("[") else tuple(p for p in text.split(os.pathsep) if p)
+        return tuple(json.loads(text)) if text.startswith("[") else tuple(p for p in text.split(",") if p)
     constructor: type[Any] = type(like)
     return constructor(text)  # str, int or float by construction

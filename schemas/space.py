@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 #: Raised whenever decoding gives other pixels: EXIF-transposed, RGB, transparency on white, PIL backend.
 IMAGE_RULE = "rgb-on-white-exif-pil-1"
@@ -25,8 +26,12 @@ class Space:
     @property
     def digest(self) -> str:
         """The name of the space: 16 hex digits of the sha256 over its fields."""
-        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(self.fields(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def fields(self) -> dict[str, Any]:
+        """The fields by name, as footers carry them."""
+        return asdict(self)
 
     def differences(self, other: "Space") -> list[str]:
         """The names of the fields in which two spaces differ."""

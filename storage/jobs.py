@@ -23,7 +23,7 @@ class Job:
 
     def rounds(self) -> list[PlanRecord]:
         """The first plan and those of the retries, in order."""
-        numbers = sorted(n for item in self.store.list(layout.PLAN) if (n := layout.round_of(item.key)) is not None)
+        numbers = sorted(n for item in self.store.walk(layout.PLAN) if (n := layout.round_of(item.key)) is not None)
         return [self.record.plan, *(plan_from_json(self.store.get(layout.retry_key(n))) for n in numbers)]
 
     def plan(self, digest: str) -> PlanReader:

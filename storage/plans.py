@@ -135,7 +135,7 @@ class PlanWriter:
     def publish(self, store: Store, *, skipped: int = 0) -> PlanRecord:
         """Upload the plan's files under names that carry its digest; nothing refers to them yet."""
         self._close_file()
-        digest = hashlib.sha256("".join(e.digest for e in self._index).encode()).hexdigest()
+        digest = hashlib.sha256(f"{self._first}:{''.join(e.digest for e in self._index)}".encode()).hexdigest()
         files = tuple(layout.rows_key(digest, n) for n in range(len(self._files)))
         for key, path in zip(files, self._files, strict=True):
             _put_once(store, key, path.read_bytes())

@@ -100,7 +100,7 @@ def is_published(store: Store, modality: Modality, shard: int) -> bool:
 
 def published_shards(store: Store) -> Iterator[tuple[int, str, int]]:
     """(shard, key, bytes) of every published shard, by one listing."""
-    for item in store.list(layout.DATA):
+    for item in store.walk(layout.DATA):
         shard = layout.shard_of(item.key)
         if shard is not None:
             yield shard, item.key, item.size

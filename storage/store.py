@@ -54,8 +54,11 @@ class Store(Protocol):
     def delete(self, key: str) -> None:
         """Remove the object; one that does not exist is no error."""
 
-    def list(self, prefix: str) -> Iterator[StoredObject]:
+    def walk(self, prefix: str) -> Iterator[StoredObject]:
         """Every object below the folder `prefix`, in no order."""
+
+    def folders(self) -> list[str]:
+        """The names of the folders right below the store."""
 
 
 def open_store(url: str) -> Store:
@@ -145,12 +148,16 @@ class LocalStore:
         with _store_errors(key):
             self.path(key).unlink(missing_ok=True)
 
-    def list(self, prefix: str) -> Iterator[StoredObject]:
+    def walk(self, prefix: str) -> Iterator[StoredObject]:
         for folder, _, names in os.walk(self.path(prefix)):
             for name in names:
                 path = Path(folder) / name
                 with contextlib.suppress(FileNotFoundError):  # deleted while we walk
                     yield StoredObject(path.relative_to(self._folder).as_posix(), path.stat().st_size)
+
+    def folders(self) -> list[str]:
+        with _store_errors("."):
+            return sorted(entry.name for entry in os.scandir(self._folder) if entry.is_dir() and entry.name != TMP)
 
     def sweep(self) -> None:
         """Remove private files of processes that died; only while no worker writes here."""
@@ -227,11 +234,16 @@ class ObjectStore:
         with contextlib.suppress(NotFound), _store_errors(key):
             self._obstore.delete(self._backend, key)
 
-    def list(self, prefix: str) -> Iterator[StoredObject]:
+    def walk(self, prefix: str) -> Iterator[StoredObject]:
         with _store_errors(prefix):
             for page in self._obstore.list(self._backend, prefix):
                 for meta in page:
                     yield StoredObject(meta["path"], meta["size"])
+
+    def folders(self) -> list[str]:
+        with _store_errors("."):
+            listing = self._obstore.list_with_delimiter(self._backend)
+            return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in listing["common_prefixes"])
 
 
 def memory_store() -> ObjectStore:

@@ -1,0 +1,46 @@
+# Two commands for a fresh machine: `make demo` and `make test`. Both may be repeated, and work offline once installed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+DONE := .venv/.installed
+
+.PHONY: demo test check install docs clean
+
+demo: $(DONE)
+	@echo "==> embedding 634 rows of examples/demo: its texts and images"
+	$(BIN)/embedmill run examples/demo/manifest.jsonl --model demo --out out/demo \
+	    --modality text --modality image --keep category --keep title
+	@echo "==> embedding the demo's queries with the same model"
+	$(BIN)/embedmill run examples/demo/queries.jsonl --model demo --out out/demo-queries --quiet > /dev/null
+	$(BIN)/python examples/ask_demo.py out/demo out/demo-queries
+
+test: $(DONE)
+	$(BIN)/python -m pytest $(PYTEST)
+
+check: $(DONE)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(DONE)
+	$(BIN)/python docs/make_cli.py
+
+install: $(DONE)
+
+# torch first and alone: where a CPU build is configured or on disk, nothing else may pull in the CUDA one.
+$(DONE): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "embedmill needs Python 3.11 or later; say which: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@echo "==> making .venv"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "==> installing torch (the largest part)"
+	@$(BIN)/python -m pip install --disable-pip-version-check -q "$$(grep '^torch==' requirements.txt)"
+	@echo "==> installing the pinned packages of requirements.txt"
+	@$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.txt
+	@$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
+	@touch $(DONE)
+	@echo "==> installed"
+
+clean:
+	rm -rf .venv out

@@ -1,0 +1,825 @@
+"""The command line: an edge that parses words, puts the parts together, and calls one function a command."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from schemas.errors import EmbedmillError
+
+if TYPE_CHECKING:
+    from producer.broker import EmbeddedBroker
+    from producer.prepare import JobRequest
+    from producer.screen import Screen
+    from storage.jobs import Job
+    from workers.supervise import Fleet
+
+EPILOG = (
+    "Exit codes: 0 all rows have a vector; 1 finished, with failures; 2 refused (usage, spec, unsafe); "
+    "3 stopped and resumable; 70 worker must restart; 71 device must not be used again."
+)
+
+app = typer.Typer(
+    name="embedmill",
+    help="Bulk embedding with sentence-transformers: a manifest in, Parquet vectors out, each row exactly once.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+models_app = typer.Typer(help="What models there are, and what embedmill knows of one.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+
+class ModalityName(StrEnum):
+    """The modalities that `--modality` takes."""
+
+    TEXT = "text"
+    IMAGE = "image"
+    AUDIO = "audio"
+    VIDEO = "video"
+    MIXED = "mixed"
+
+
+Manifest = Annotated[
+    str, typer.Argument(help="Manifest: .jsonl, .csv, .tsv or .parquet, plain or .gz; a path or s3:// URL.")
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A model card's short name, org/name@<40-hex commit>, or a local folder.",
+        envvar="EMBEDMILL_MODEL",
+    ),
+]
+Out = Annotated[
+    str, typer.Option("--out", "-o", help="The job's folder, or s3://bucket/prefix.", envvar="EMBEDMILL_OUT")
+]
+JobFolder = Annotated[str, typer.Argument(metavar="OUT", help="The job's folder, or s3://bucket/prefix.")]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keep",
+        "-k",
+        help="A manifest column to copy into the output: name, or name:string|int64|float64|bool. Repeatable.",
+    ),
+]
+IdColumn = Annotated[
+    str, typer.Option("--id-column", help="The column that identifies a row.", envvar="EMBEDMILL_ID_COLUMN")
+]
+OnlyModality = Annotated[
+    list[ModalityName] | None,
+    typer.Option("--modality", help="Take only rows of this modality, skip the others. Repeatable; default: all."),
+]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="Refuse the whole manifest at the first line that is no row.", envvar="EMBEDMILL_STRICT"
+    ),
+]
+MediaRoot = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--media-root",
+        help="A folder or s3:// prefix that media may be read from. Repeatable; default: the manifest's folder.",
+    ),
+]
+AllowUnpinned = Annotated[
+    bool,
+    typer.Option(
+        "--allow-unpinned",
+        help="Take org/name without a commit, and pin the one it has now.",
+        envvar="EMBEDMILL_ALLOW_UNPINNED",
+    ),
+]
+ShardSeconds = Annotated[
+    float,
+    typer.Option(
+        "--shard-seconds",
+        min=0.1,
+        help="Size of a shard, in estimated seconds of one CPU core.",
+        envvar="EMBEDMILL_SHARD_SECONDS",
+    ),
+]
+MaxPixels = Annotated[
+    int, typer.Option("--max-pixels", min=1, help="Images of more pixels are failures.", envvar="EMBEDMILL_MAX_PIXELS")
+]
+MaxFileMb = Annotated[
+    int,
+    typer.Option("--max-file-mb", min=1, help="Media files of more MiB are failures.", envvar="EMBEDMILL_MAX_FILE_MB"),
+]
+WorkerCount = Annotated[
+    int,
+    typer.Option(
+        "--workers", "-w", min=0, help="Worker processes; 0: one for each usable core.", envvar="EMBEDMILL_WORKERS"
+    ),
+]
+BrokerUrl = Annotated[
+    str,
+    typer.Option(
+        "--broker-url",
+        help="Redis: redis://, rediss:// or redis+socket://. A password belongs into the environment variable.",
+        envvar="EMBEDMILL_BROKER_URL",
+        show_envvar=True,
+    ),
+]
+InsecureBroker = Annotated[
+    bool,
+    typer.Option(
+        "--insecure-broker",
+        help="Allow a Redis off this machine without TLS and password.",
+        envvar="EMBEDMILL_INSECURE_BROKER",
+    ),
+]
+Roots = Annotated[
+    list[str],
+    typer.Option("--root", help="A folder or s3:// prefix that jobs and media may lie in. Repeatable."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for scripts.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.", envvar="EMBEDMILL_QUIET")]
+
+#: Seconds that workers get to end their shard after Ctrl-C.
+_GRACE_S = 20.0
+
+
+@app.command(epilog=EPILOG)
+def run(
+    manifest: Manifest,
+    model: Model,
+    out: Out,
+    keep: Keep = None,
+    id_column: IdColumn = "id",
+    modality: OnlyModality = None,
+    strict: Strict = False,
+    media_root: MediaRoot = None,
+    allow_unpinned: AllowUnpinned = False,
+    shard_seconds: ShardSeconds = 30.0,
+    max_pixels: MaxPixels = 50_000_000,
+    max_file_mb: MaxFileMb = 64,
+    workers: WorkerCount = 0,
+    broker_url: BrokerUrl = "",
+    insecure_broker: InsecureBroker = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Embed a manifest on this machine, from start to end.
+
+    \b
+    embedmill run texts.jsonl --model minilm --out vectors
+
+    Starts a Redis server and workers of its own, shows progress, and stops them at the end. Called again with the same
+    arguments it goes on where it was, or, finished, says so at once; with other arguments it refuses and names the
+    difference. Ctrl-C leaves a job that can be resumed.
+
+    \b
+    The manifest has the columns
+      id        text or integer; another name: --id-column
+      modality  text, image; may be left out where the row tells
+      text      of a text
+      uri       of an image: relative to the manifest, absolute, or s3://
+    and any others; --keep copies them.
+    """
+    request = _request(
+        manifest,
+        model,
+        out,
+        keep,
+        id_column,
+        modality,
+        strict,
+        media_root,
+        allow_unpinned,
+        shard_seconds,
+        max_pixels,
+        max_file_mb,
+    )
+    again = _command_line()
+    _run_here(
+        request,
+        workers=workers,
+        broker_url=broker_url,
+        insecure=insecure_broker,
+        as_json=as_json,
+        quiet=quiet,
+        again=again,
+    )
+
+
+@app.command(epilog=EPILOG)
+def plan(
+    manifest: Manifest,
+    model: Model,
+    out: Out,
+    keep: Keep = None,
+    id_column: IdColumn = "id",
+    modality: OnlyModality = None,
+    strict: Strict = False,
+    media_root: MediaRoot = None,
+    allow_unpinned: AllowUnpinned = False,
+    shard_seconds: ShardSeconds = 30.0,
+    max_pixels: MaxPixels = 50_000_000,
+    max_file_mb: MaxFileMb = 64,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Cut a manifest into shards and pin the job, without embedding anything.
+
+    \b
+    embedmill plan texts.jsonl --model minilm --out vectors
+
+    Says how many rows, shards and rejects there are. `run` or `submit` with the same arguments takes it from there.
+    """
+    from producer.prepare import prepare_job
+    from producer.screen import open_screen
+
+    request = _request(
+        manifest,
+        model,
+        out,
+        keep,
+        id_column,
+        modality,
+        strict,
+        media_root,
+        allow_unpinned,
+        shard_seconds,
+        max_pixels,
+        max_file_mb,
+    )
+    with open_screen(quiet=quiet or as_json) as screen:
+        job = prepare_job(request, progress=screen.planning)
+    _show_status(job, as_json=as_json)
+
+
+@app.command(epilog=EPILOG)
+def submit(
+    manifest: Manifest,
+    model: Model,
+    out: Out,
+    broker_url: BrokerUrl,
+    keep: Keep = None,
+    id_column: IdColumn = "id",
+    modality: OnlyModality = None,
+    strict: Strict = False,
+    media_root: MediaRoot = None,
+    allow_unpinned: AllowUnpinned = False,
+    shard_seconds: ShardSeconds = 30.0,
+    max_pixels: MaxPixels = 50_000_000,
+    max_file_mb: MaxFileMb = 64,
+    insecure_broker: InsecureBroker = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Plan a job and hand it to the coordinator and workers that listen on a Redis.
+
+    \b
+    export EMBEDMILL_BROKER_URL=redis://:password@127.0.0.1:6379/0
+    embedmill submit texts.jsonl --model minilm --out /shared/vectors
+    embedmill watch /shared/vectors
+
+    Needs one `embedmill coordinate` and any number of `embedmill worker`, on any machines that see --out.
+    Safe to repeat; it takes a cancelled job up again.
+    """
+    from producer.board import RedisBoard
+    from producer.prepare import prepare_job, resume
+    from producer.screen import open_screen
+    from storage import layout
+
+    board = RedisBoard(_safe(broker_url, insecure_broker))
+    request = _request(
+        manifest,
+        model,
+        out,
+        keep,
+        id_column,
+        modality,
+        strict,
+        media_root,
+        allow_unpinned,
+        shard_seconds,
+        max_pixels,
+        max_file_mb,
+    )
+    board.workers()  # an unreachable Redis is said before a long plan
+    with open_screen(quiet=quiet or as_json) as screen:
+        job = prepare_job(request, progress=screen.planning)
+    resume(job)
+    job.store.create(layout.SUBMITTED, b"{}\n")
+    board.uncancel(job.id)
+    board.submit(job.id, job.store.url)
+    _show_status(job, as_json=as_json, broker_url=broker_url)
+
+
+@app.command(epilog=EPILOG)
+def status(out: JobFolder, broker_url: BrokerUrl = "", as_json: Json = False) -> None:
+    """Say where a job stands: rows, failures by code, queues, and what waits for what.
+
+    \b
+    embedmill status vectors
+
+    Read from the job's folder alone; with --broker-url also from Redis. Exits 0 when all rows have a vector, 1 when the
+    job is finished with failures, 3 when rows are left.
+    """
+    raise typer.Exit(_show_status(_job(out), as_json=as_json, broker_url=broker_url))
+
+
+@app.command(epilog=EPILOG)
+def watch(
+    out: JobFolder,
+    broker_url: BrokerUrl = "",
+    every: Annotated[float, typer.Option("--every", min=0.2, help="Seconds between two looks.")] = 2.0,
+) -> None:
+    """Follow a job until it is finished, stopped or cancelled.
+
+    \b
+    embedmill watch /shared/vectors
+
+    Exits like `status`.
+    """
+    from producer.driving import Interrupted, interruptible
+    from producer.screen import open_screen
+    from producer.status import JobState, job_status
+
+    job, board = _job(out), _board(broker_url)
+    with contextlib.suppress(Interrupted), interruptible(), open_screen() as screen:
+        while (seen := job_status(job, board)).state in (JobState.PLANNED, JobState.UNFINISHED):
+            screen.show(_progress_of(seen))
+            time.sleep(every)
+    raise typer.Exit(_show_status(job, as_json=False, broker_url=broker_url))
+
+
+@app.command(epilog=EPILOG)
+def cancel(
+    out: JobFolder,
+    broker_url: BrokerUrl = "",
+    timeout: Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait for the workers.")] = 120.0,
+) -> None:
+    """Stop a job and return when no worker is busy with it.
+
+    \b
+    embedmill cancel /shared/vectors
+
+    What is published stays; `submit` or `run` with the same arguments takes the job up again.
+    """
+    from producer.cancelling import cancel_job
+
+    job, board = _job(out), _board(broker_url)
+    still = cancel_job(job, board, timeout_s=timeout)
+    if still:
+        _say(f"{job.id}: cancelled; {still} shards are still in work after {timeout:.0f} s")
+        raise typer.Exit(3)
+    _say(f"{job.id}: cancelled" + ("" if board else "; no --broker-url: workers hear of it at their next shard"))
+
+
+@app.command(epilog=EPILOG)
+def retry(
+    out: JobFolder,
+    code: Annotated[
+        list[str] | None, typer.Option("--code", help="Only failures with this code. Repeatable; default: all.")
+    ] = None,
+    workers: WorkerCount = 0,
+    broker_url: BrokerUrl = "",
+    insecure_broker: InsecureBroker = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Do the failed rows of a finished job again, and only those.
+
+    \b
+    embedmill retry vectors --code not_found
+
+    Rows that succeed now are added to the data; what was published before does not change.
+    """
+    from producer.retry import plan_retry
+
+    job = _job(out)
+    if plan_retry(job, tuple(code or ())) is None:
+        _say(
+            f"{job.id}: no row failed" + (f" with {', '.join(code)}" if code else "") + "; there is nothing to do again"
+        )
+        raise typer.Exit(_show_status(job, as_json=as_json))
+    _drive_here(
+        job,
+        workers=workers,
+        broker_url=broker_url,
+        insecure=insecure_broker,
+        as_json=as_json,
+        quiet=quiet,
+        again=_command_line(),
+    )
+
+
+@app.command(epilog=EPILOG)
+def verify(out: JobFolder, as_json: Json = False, quiet: Quiet = False) -> None:
+    """Prove, from the job's files alone, that each row has exactly one outcome.
+
+    \b
+    embedmill verify vectors
+
+    Reads every byte: plan, vectors, failures, digests. Exits 0 when all is right and complete, 1 when something is
+    wrong, 3 when all is right so far and rows are left.
+    """
+    import json
+
+    from producer.verify import verify_job
+
+    job = _job(out)
+    verdict = verify_job(job)
+    if as_json:
+        print(json.dumps({"job": job.id, **verdict.to_dict()}))
+    else:
+        print("\n".join(verdict.lines(job.id)))
+    raise typer.Exit(0 if verdict.complete else 3 if verdict.ok else 1)
+
+
+@app.command(epilog=EPILOG)
+def worker(
+    root: Roots,
+    broker_url: BrokerUrl,
+    workers: WorkerCount = 0,
+    modality: OnlyModality = None,
+    insecure_broker: InsecureBroker = False,
+) -> None:
+    """Serve the queues of a Redis with this machine's processor.
+
+    \b
+    embedmill worker --root /shared --workers 8
+
+    One process for each core, each holding the model it last worked with. Only jobs and media below --root are touched.
+    Ends with Ctrl-C or SIGTERM: what is in work is finished first.
+    """
+    from producer.driving import Interrupted, interruptible
+    from workers.supervise import Fleet, usable_cores
+
+    _safe(broker_url, insecure_broker)
+    settings = _settings(broker_url, tuple(root), modality)
+    count = workers or usable_cores()
+    fleet = Fleet(settings, count=count)
+    _say(f"{count} workers serve {', '.join(settings.queues)}; Ctrl-C ends them")
+    try:
+        with interruptible():
+            fleet.start()
+            while True:
+                fleet.watch()
+                time.sleep(0.5)
+    except Interrupted:
+        _say("ending: shards in work are finished first; once more ends at once")
+    finally:
+        _stop(fleet, _GRACE_S)
+
+
+@app.command(epilog=EPILOG)
+def coordinate(
+    root: Roots,
+    broker_url: BrokerUrl,
+    insecure_broker: InsecureBroker = False,
+    until_idle: Annotated[bool, typer.Option("--until-idle", help="End when no submitted job is left.")] = False,
+) -> None:
+    """Drive every submitted job: fill the queues, send again what was lost, finish.
+
+    \b
+    embedmill coordinate --root /shared
+
+    One is enough; a second one waits. It may be killed at any moment: the next one looks into the store and goes on.
+    """
+    from producer.board import RedisBoard
+    from producer.driving import Interrupted, interruptible
+    from producer.foreman import Foreman
+    from producer.task_queue import CeleryQueue
+
+    url = _safe(broker_url, insecure_broker)
+    foreman = Foreman(tuple(root), board=RedisBoard(url), queue=CeleryQueue(url), say=_say)
+    try:
+        with interruptible():
+            while foreman.tick() or not until_idle:
+                time.sleep(0.5)
+    except Interrupted:
+        _say("ended; jobs go on when a coordinator is started again")
+    finally:
+        foreman.release()
+
+
+@app.command(epilog=EPILOG)
+def doctor(
+    broker_url: BrokerUrl = "",
+    out: Annotated[str, typer.Option("--out", help="A store to try: does it create only what is absent?")] = "",
+    model: Annotated[list[str] | None, typer.Option("--model", help="A model to look at. Repeatable.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Look at everything a job needs, and say the fix for what is wrong.
+
+    \b
+    embedmill doctor --out vectors --model minilm
+    """
+    import json
+    from dataclasses import asdict
+
+    from producer.doctor import examine
+
+    findings = list(examine(broker_url=broker_url, location=out, models=tuple(model or ("minilm", "demo"))))
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        for finding in findings:
+            print(f"{'ok ' if finding.ok else 'BAD'}  {finding.what}: {finding.seen}")
+            if not finding.ok:
+                print(f"     fix: {finding.fix}")
+    raise typer.Exit(0 if all(finding.ok for finding in findings) else 2)
+
+
+@models_app.command("list", epilog=EPILOG)
+def list_models(as_json: Json = False) -> None:
+    """List the models that have a short name.
+
+    \b
+    embedmill models list
+    """
+    import json
+    from dataclasses import asdict
+
+    from storage.model_files import describe_models
+
+    known = describe_models()
+    if as_json:
+        print(json.dumps([asdict(model) | {"modalities": sorted(model.modalities)} for model in known]))
+        return
+    for model in known:
+        print(f"{model.name:10} {model.dim:5} dimensions  {', '.join(sorted(model.modalities)):12} {model.about}")
+    print("\nAny other: org/name@<40-hex commit>, or a local folder of a text, CLIP or SigLIP model.")
+
+
+@models_app.command("show", epilog=EPILOG)
+def show_model(
+    name: Annotated[str, typer.Argument(help="Like --model.")],
+    allow_unpinned: AllowUnpinned = False,
+    as_json: Json = False,
+) -> None:
+    """Say what embedmill knows of one model, without loading it.
+
+    \b
+    embedmill models show minilm
+    """
+    import json
+    from dataclasses import asdict
+
+    from storage.model_files import resolve_model
+
+    card = resolve_model(name, allow_unpinned=allow_unpinned).card
+    fields = asdict(card) | {"modalities": sorted(card.modalities)}
+    if as_json:
+        print(json.dumps(fields))
+        return
+    for field, value in fields.items():
+        print(f"{field:18} {', '.join(value) if isinstance(value, list) else value}")
+
+
+def main() -> None:
+    """The program: our errors become one line and an exit code; anything else is a bug and keeps its traceback."""
+    try:
+        code = app(standalone_mode=False)
+    except EmbedmillError as err:
+        _say(f"embedmill: {err}")
+        sys.exit(err.exit_code)
+    except typer.Abort:
+        sys.exit(3)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as err:
+        show = getattr(err, "show", None)  # click's usage errors, which Typer vendors
+        if show is None:
+            raise
+        show()
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _command_line() -> str:
+    import shlex
+
+    return shlex.join(["embedmill", *sys.argv[1:]])
+
+
+def _request(
+    manifest: str,
+    model: str,
+    out: str,
+    keep: list[str] | None,
+    id_column: str,
+    modality: list[ModalityName] | None,
+    strict: bool,
+    media_root: list[str] | None,
+    allow_unpinned: bool,
+    shard_seconds: float,
+    max_pixels: int,
+    max_file_mb: int,
+) -> "JobRequest":
+    from producer.prepare import JobRequest
+    from schemas.rows import Modality
+
+    return JobRequest(
+        manifest=manifest,
+        model=model,
+        out=out,
+        keep=tuple(keep or ()),
+        id_column=id_column,
+        modalities=tuple(Modality(m.value) for m in modality or ()),
+        strict=strict,
+        media_roots=tuple(media_root or ()),
+        allow_unpinned=allow_unpinned,
+        shard_seconds=shard_seconds,
+        max_pixels=max_pixels,
+        max_file_bytes=max_file_mb * 2**20,
+    )
+
+
+def _run_here(
+    request: "JobRequest", *, workers: int, broker_url: str, insecure: bool, as_json: bool, quiet: bool, again: str
+) -> None:
+    from producer.prepare import prepare_job, resume
+    from producer.screen import open_screen
+
+    with open_screen(quiet=quiet or as_json) as screen:
+        job = prepare_job(request, progress=screen.planning)
+    resume(job)
+    _drive_here(
+        job, workers=workers, broker_url=broker_url, insecure=insecure, as_json=as_json, quiet=quiet, again=again
+    )
+
+
+def _drive_here(
+    job: "Job", *, workers: int, broker_url: str, insecure: bool, as_json: bool, quiet: bool, again: str
+) -> None:
+    """Take `job` to its end with workers of this machine; exits with the job's code."""
+    from producer.driving import Interrupted, interruptible
+    from producer.screen import open_screen
+    from producer.status import JobState, job_status
+
+    before, started = job_status(job), time.monotonic()
+    if before.state is JobState.FINISHED:
+        raise typer.Exit(_show_end(job, as_json=as_json, seconds=None, done_before=before.rows))
+    try:
+        with interruptible(), open_screen(quiet=quiet or as_json) as screen:
+            _mill(
+                job,
+                screen,
+                count=workers or _sensible_count(before.shards - before.published),
+                broker_url=broker_url,
+                insecure=insecure,
+            )
+    except Interrupted:
+        _say(f"stopped; to go on: {again}")
+        raise typer.Exit(3) from None
+    except EmbedmillError:
+        _say(f"to go on: {again}")
+        raise
+    seconds = time.monotonic() - started
+    raise typer.Exit(_show_end(job, as_json=as_json, seconds=seconds, done_before=before.vectors + before.failed))
+
+
+def _mill(job: "Job", screen: "Screen", *, count: int, broker_url: str, insecure: bool) -> None:
+    """A broker, a fleet and a coordinator, for the length of one job."""
+    from producer.board import RedisBoard
+    from producer.driving import Interrupted, drive
+    from producer.task_queue import CeleryQueue
+    from workers.supervise import Fleet
+
+    with _broker(broker_url, insecure) as (url, broker):
+        roots = (job.store.url, *job.record.spec.media_roots)
+        fleet = Fleet(_settings(url, roots, None), count=count, logs=broker.folder if broker else None)
+        grace = 1.0  # at the end nothing is in work
+        try:
+            fleet.start()
+            drive(job, board=RedisBoard(url), queue=CeleryQueue(url), screen=screen, crew=fleet, broker=broker)
+        except Interrupted:
+            screen.say("stopping: shards in work are finished first; Ctrl-C again stops at once")
+            grace = _GRACE_S
+            raise
+        except EmbedmillError:
+            if broker:
+                screen.say(_last_words(broker))
+            raise
+        finally:
+            _stop(fleet, grace)
+
+
+def _last_words(broker: "EmbeddedBroker") -> str:
+    """The last errors that the workers logged: their logs go with the run."""
+    lines = [
+        line
+        for log in sorted(broker.folder.glob("worker-*.log"))
+        for line in log.read_text(errors="replace").splitlines()
+    ]
+    errors = [line for line in lines if '"level": "error"' in line or '"level": "critical"' in line] or lines
+    return "\n".join(["the workers' last words:", *(f"  {line[:600]}" for line in errors[-5:])])
+
+
+@contextlib.contextmanager
+def _broker(broker_url: str, insecure: bool) -> Iterator[tuple[str, "EmbeddedBroker | None"]]:
+    from producer.broker import EmbeddedBroker
+
+    if broker_url:
+        yield _safe(broker_url, insecure), None
+        return
+    with EmbeddedBroker() as broker:
+        yield broker.url, broker
+
+
+def _stop(fleet: "Fleet", grace_s: float) -> None:
+    from producer.driving import Interrupted, interruptible
+
+    try:
+        with interruptible():
+            fleet.stop(grace_s=grace_s)
+    except Interrupted:
+        fleet.stop(grace_s=0.0)
+
+
+def _sensible_count(shards: int) -> int:
+    from workers.supervise import usable_cores
+
+    return max(1, min(usable_cores(), shards))
+
+
+def _settings(broker_url: str, roots: tuple[str, ...], modality: list[ModalityName] | None):  # type: ignore[no-untyped-def]
+    from dataclasses import replace
+
+    from schemas.queues import queue_name
+    from schemas.rows import Modality
+    from schemas.settings import Settings
+
+    modalities = [Modality(m.value) for m in modality or ()] or [Modality.TEXT, Modality.IMAGE]
+    queues = tuple(queue_name(m) for m in modalities)
+    return replace(Settings.from_environ(os.environ), broker_url=broker_url, roots=roots, queues=queues)
+
+
+def _safe(broker_url: str, insecure: bool) -> str:
+    from producer.broker import require_safe
+
+    return require_safe(broker_url, insecure=insecure)
+
+
+def _job(out: str) -> "Job":
+    from storage.jobs import open_job
+    from storage.store import canonical_location, open_store
+
+    return open_job(open_store(canonical_location(out)))
+
+
+def _board(broker_url: str):  # type: ignore[no-untyped-def]
+    from producer.board import RedisBoard
+
+    return RedisBoard(broker_url) if broker_url else None
+
+
+def _show_status(job: "Job", *, as_json: bool, broker_url: str = "") -> int:
+    import json
+
+    from producer.status import JobState, job_status
+    from producer.summary import status_lines
+
+    seen = job_status(job, _board(broker_url))
+    print(json.dumps(seen.to_dict()) if as_json else "\n".join(status_lines(seen)))
+    if seen.state is not JobState.FINISHED:
+        return 3
+    return 1 if seen.failed or seen.rejects else 0
+
+
+def _show_end(job: "Job", *, as_json: bool, seconds: float | None, done_before: int) -> int:
+    from producer.status import job_status
+    from producer.summary import summary_json, summary_lines
+
+    seen = job_status(job)
+    done_now = max(0, seen.vectors + seen.failed - done_before)
+    if as_json:
+        print(summary_json(seen, seconds=seconds, done_now=done_now))
+    else:
+        print("\n".join(summary_lines(seen, seconds=seconds, done_now=done_now)))
+    return 1 if seen.failed or seen.rejects else 0
+
+
+def _progress_of(seen):  # type: ignore[no-untyped-def]
+    from producer.coordinator import Progress
+
+    return Progress(
+        shards=seen.shards,
+        published=seen.published,
+        rows=seen.rows,
+        rows_done=seen.vectors + seen.failed,
+        failed=seen.failed,
+        sent=0,
+        workers=max((queue.workers or 0 for queue in seen.queues), default=0),
+        done=False,
+        note="; ".join(seen.notes),
+    )

@@ -1,0 +1,257 @@
+"""The coordinator: keeps each queue filled up to a window, and sends again what is neither published nor leased.
+
+It holds no truth. Killed at any moment and started again, it looks into the store and goes on.
+"""
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from producer.board import Board
+from producer.task_queue import TaskQueue
+from schemas.errors import BrokerError, Stopped
+from schemas.message import ShardMessage
+from schemas.queues import queue_name
+from schemas.rows import Modality
+from schemas.shard import ShardReport
+from storage.jobs import Job
+from storage.plans import PlanReader
+from storage.shards import published_shards
+
+logger = logging.getLogger(__name__)
+
+#: Messages that wait, at most, for each live worker of a queue.
+WINDOW_PER_WORKER = 4
+#: A shard whose attempts failed so often, for cause, stops the job.
+MAX_ERRORS = 5
+#: A message that no worker took up within so many seconds, with its queue empty, is lost.
+RESEND_AFTER_S = 10.0
+#: Seconds between two listings of the store, at least; a listing that takes long makes them rarer.
+LISTING_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a job stands, as far as the coordinator knows."""
+
+    shards: int
+    published: int
+    rows: int
+    rows_done: int  # rows of published shards, failures included
+    failed: int  # failures that workers reported since this coordinator started
+    sent: int  # shards on the queues or in work
+    workers: int
+    done: bool
+    note: str = ""  # what holds the job up, in words
+
+
+@dataclass(slots=True)
+class _Sent:
+    queue: str
+    order: int
+    at: float
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One queue's shards: those that wait here, and the newest order a worker was seen to take."""
+
+    queue: str
+    modality: Modality
+    waiting: deque[int] = field(default_factory=deque)
+    taken: int = -1
+
+
+class Coordinator:
+    """Drives one job to its end, one `tick` at a time."""
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        board: Board,
+        queue: TaskQueue,
+        size: str = "cpu",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._job, self._board, self._queue, self._size, self._clock = job, board, queue, size, clock
+        self._plans = [PlanReader(job.store, plan) for plan in job.rounds() if not job.is_finished(plan)]
+        self._published: dict[int, bool] = {n: False for plan in self._plans for n in plan.shards()}
+        self._lanes: dict[Modality, _Lane] = {}
+        self._sent: dict[int, _Sent] = {}
+        self._order = 0
+        self._errors: Counter[int] = Counter()
+        self._failed = 0
+        self._listed_at = -1e9
+        self._listing_pause = LISTING_EVERY_S
+        self._fill_lanes()
+
+    @property
+    def plans(self) -> list[PlanReader]:
+        """The rounds that were not finished when this coordinator started."""
+        return self._plans
+
+    def tick(self) -> Progress:
+        """Look around once and do what is due.
+
+        An unreachable Redis is no error: the store is looked at all the same.
+        Raises Stopped when a shard failed MAX_ERRORS times, or the job was cancelled.
+        """
+        if self._clock() - self._listed_at >= self._listing_pause:
+            self._list_store()
+        workers, note = 0, ""
+        try:
+            note = self._work_the_board()
+            workers = self._count_workers()
+            if not workers and not note and not self._done:
+                note = f"no live worker serves {', '.join(sorted(lane.queue for lane in self._lanes.values()))}"
+        except BrokerError as err:
+            note = str(err)
+        if self._done:
+            self._list_store()  # reports are hints: only the store's word ends a job
+        return self._progress(workers, note)
+
+    def release(self) -> None:
+        """Let another coordinator take over at once."""
+        try:
+            self._board.give_up(self._job.id)
+        except BrokerError as err:
+            logger.info("the claim expires by itself: %s", err)
+
+    @property
+    def _done(self) -> bool:
+        return all(self._published.values())
+
+    def _fill_lanes(self) -> None:
+        for plan in self._plans:
+            for shard in plan.shards():
+                modality = plan.modality(shard)
+                if modality not in self._lanes:
+                    self._lanes[modality] = _Lane(queue_name(modality, self._size), modality)
+                self._lanes[modality].waiting.append(shard)
+
+    def _list_store(self) -> None:
+        started = self._clock()
+        if self._job.is_cancelled():
+            raise Stopped(f"job {self._job.id} was cancelled; `embedmill run` or `submit` takes it up again")
+        found = {shard for shard, _, _ in published_shards(self._job.store)}
+        for shard, known in self._published.items():
+            if shard in found:
+                self._mark_published(shard)
+            elif known:  # a report was wrong
+                self._published[shard] = False
+                self._lane_of(shard).waiting.append(shard)
+        self._listed_at = self._clock()
+        self._listing_pause = max(LISTING_EVERY_S, 20 * (self._listed_at - started))
+
+    def _work_the_board(self) -> str:
+        if not self._board.claim(self._job.id, self._job.store.url):
+            return "another coordinator drives this job"
+        for report in self._board.reports(self._job.id):
+            self._heed(report)
+        self._resend_lost(self._board.leased(self._job.id, self._sent))
+        self._top_up()
+        return ""
+
+    def _heed(self, report: ShardReport) -> None:
+        if report.shard not in self._published:
+            return
+        if report.outcome in ("published", "lost", "skipped"):
+            if report.outcome == "published":
+                self._failed += report.rows_failed
+            self._mark_published(report.shard)
+        elif report.outcome == "error":
+            self._count_error(report)
+        elif report.outcome == "cancelled" and report.shard in self._sent:
+            self._send_again(report.shard)
+
+    def _count_error(self, report: ShardReport) -> None:
+        self._errors[report.shard] += 1
+        logger.error(
+            "shard %d: %s", report.shard, report.error, extra={"event": "shard_error", "worker": report.worker}
+        )
+        if self._errors[report.shard] >= MAX_ERRORS:
+            raise Stopped(f"stopped: shard {report.shard} failed {MAX_ERRORS} times, at last with {report.error}")
+        if self._sent.pop(report.shard, None):
+            self._lane_of(report.shard).waiting.append(report.shard)  # last: others may do better meanwhile
+
+    def _mark_published(self, shard: int) -> None:
+        self._published[shard] = True
+        sent = self._sent.pop(shard, None)
+        if sent is not None:
+            self._note_taken(shard, sent)
+
+    def _resend_lost(self, leased: set[int]) -> None:
+        now = self._clock()
+        depths = {lane.queue: self._board.depth(lane.queue) for lane in self._lanes.values()}
+        for shard, sent in list(self._sent.items()):
+            if shard in leased:
+                self._note_taken(shard, sent)
+                sent.at = now
+                continue
+            overtaken = sent.order < self._lane_of(shard).taken  # queues are first in, first out
+            if now - sent.at > RESEND_AFTER_S and (depths[sent.queue] == 0 or overtaken):
+                self._send_again(shard)
+
+    def _send_again(self, shard: int) -> None:
+        del self._sent[shard]
+        self._lane_of(shard).waiting.appendleft(shard)
+
+    def _note_taken(self, shard: int, sent: _Sent) -> None:
+        lane = self._lane_of(shard)
+        lane.taken = max(lane.taken, sent.order)
+
+    def _top_up(self) -> None:
+        serving = Counter(queue for worker in self._board.workers() for queue in worker.queues)
+        for lane in self._lanes.values():
+            window = WINDOW_PER_WORKER * max(1, serving[lane.queue])
+            in_flight = sum(1 for sent in self._sent.values() if sent.queue == lane.queue)
+            self._send(lane, window - in_flight)
+
+    def _send(self, lane: _Lane, room: int) -> None:
+        batch: list[int] = []
+        while lane.waiting and len(batch) < room:
+            shard = lane.waiting.popleft()
+            if not self._published[shard] and shard not in self._sent:
+                batch.append(shard)
+        try:
+            self._queue.send(lane.modality, self._size, [self._message(shard) for shard in batch])
+        except BrokerError:
+            lane.waiting.extendleft(reversed(batch))
+            raise
+        for shard in batch:
+            self._order += 1
+            self._sent[shard] = _Sent(lane.queue, self._order, self._clock())
+
+    def _message(self, shard: int) -> ShardMessage:
+        return ShardMessage(job=self._job.id, shard=shard, plan=self._plan_of(shard).plan.digest)
+
+    def _plan_of(self, shard: int) -> PlanReader:
+        return next(plan for plan in self._plans if shard in plan.shards())
+
+    def _lane_of(self, shard: int) -> _Lane:
+        return self._lanes[self._plan_of(shard).modality(shard)]
+
+    def _count_workers(self) -> int:
+        queues = {lane.queue for lane in self._lanes.values()}
+        return sum(1 for worker in self._board.workers() if queues & set(worker.queues))
+
+    def _progress(self, workers: int, note: str) -> Progress:
+        done = [
+            (plan, np.fromiter((self._published[n] for n in plan.shards()), bool, len(plan))) for plan in self._plans
+        ]
+        return Progress(
+            shards=len(self._published),
+            published=sum(int(flags.sum()) for _, flags in done),
+            rows=sum(plan.plan.rows for plan in self._plans),
+            rows_done=sum(int(plan.rows[flags].sum()) for plan, flags in done),
+            failed=self._failed,
+            sent=len(self._sent),
+            workers=workers,
+            done=self._done,
+            note=note,
+        )

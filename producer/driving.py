@@ -1,0 +1,117 @@
+"""Driving: the loop that takes a job to its end, on this machine's own workers or on others'."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Protocol
+
+from producer.board import Board
+from producer.coordinator import Coordinator, Progress
+from producer.finish import finish_job
+from producer.screen import Screen
+from producer.task_queue import TaskQueue
+from schemas.errors import BrokerError, Stopped
+from storage.jobs import Job
+
+_TICK_S = 0.5
+#: Workers of this machine that die so often, while nothing gets published, are not going to.
+_MAX_DEATHS = 8
+
+
+class Crew(Protocol):
+    """Workers that live and die with this process."""
+
+    @property
+    def deaths(self) -> int: ...
+
+    def watch(self) -> None: ...
+
+
+class Watched(Protocol):
+    """A server that is started again when it died."""
+
+    def watch(self) -> bool: ...
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM."""
+
+
+def drive(
+    job: Job,
+    *,
+    board: Board,
+    queue: TaskQueue,
+    screen: Screen,
+    crew: Crew | None = None,
+    broker: Watched | None = None,
+) -> None:
+    """Run the job's unfinished rounds to their end, and write what stands there.
+
+    Raises Stopped for a job that cannot go on, Interrupted when the user wants no more.
+    """
+    with contextlib.suppress(BrokerError):  # a stale mark would only make the workers wait
+        board.uncancel(job.id)
+    coordinator = Coordinator(job, board=board, queue=queue)
+    try:
+        _loop(coordinator, screen, crew, broker)
+    finally:
+        coordinator.release()
+    finish_job(job)
+
+
+def _loop(coordinator: Coordinator, screen: Screen, crew: Crew | None, broker: Watched | None) -> None:
+    deaths = _DeathCount(crew)
+    while True:
+        if broker is not None and broker.watch():
+            screen.say("the Redis server had died; it was started again, empty, and the job goes on")
+        if crew is not None:
+            crew.watch()
+        progress = coordinator.tick()
+        screen.show(progress)
+        if progress.done:
+            return
+        deaths.check(progress)
+        time.sleep(_TICK_S)
+
+
+class _DeathCount:
+    """Gives up on workers that only die."""
+
+    def __init__(self, crew: Crew | None) -> None:
+        self._crew, self._published, self._at = crew, -1, 0
+
+    def check(self, progress: Progress) -> None:
+        if self._crew is None:
+            return
+        if progress.published != self._published:
+            self._published, self._at = progress.published, self._crew.deaths
+        if self._crew.deaths - self._at > _MAX_DEATHS:
+            raise Stopped("stopped: the workers die again and again, and nothing gets published; see their log")
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Make SIGTERM and Ctrl-C raise Interrupted within the `with`."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Interrupted
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_s: float, pause_s: float = 0.2) -> bool:
+    """True as soon as `condition` holds, False when the time is over."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(pause_s)
+    return True

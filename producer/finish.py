@@ -1,0 +1,140 @@
+"""The end of a job: manifest.json, stats.npz and views.sql, and what died on the way is swept."""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from producer.outcomes import PublishedFile, count_outcomes, published_files
+from schemas.errors import StoreError
+from schemas.job import PlanRecord
+from storage import layout
+from storage.jobs import Job, now
+from storage.shards import read_shard
+from storage.store import LocalStore
+
+FORMAT = 1
+_READERS = 4
+
+
+def finish_job(job: Job) -> None:
+    """Write what stands at the end of a job, once every shard of every round is published; safe to repeat.
+
+    Raises StoreError where a shard is missing.
+    """
+    rounds = [plan for plan in job.rounds() if not job.is_finished(plan)]
+    if not rounds:
+        return
+    files = list(published_files(job))
+    expected = sum(plan.shards for plan in job.rounds())
+    if len(files) != expected:
+        raise StoreError(f"{len(files)} of {expected} shards are published; the job goes on when it is run again")
+    _drop_losers(job, files)
+    moments = Moments()
+    described = list(_described(job, files, moments))
+    job.store.replace("stats.npz", moments.to_npz())
+    job.store.replace("views.sql", views_sql(job).encode())
+    for plan in rounds:
+        job.store.create(layout.manifest_key(plan.round), _manifest(job, plan, files, described))
+    if isinstance(job.store, LocalStore):
+        job.store.sweep()
+
+
+class Moments:
+    """Count, sum and norms of the vectors of each modality."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, np.ndarray] = {}
+        self._norms: dict[str, list[np.ndarray]] = {}
+
+    def add(self, modality: str, vectors: np.ndarray) -> None:
+        if not len(vectors):
+            return
+        total = vectors.sum(axis=0, dtype=np.float64)
+        self._sums[modality] = self._sums.get(modality, 0.0) + total
+        norms = np.linalg.norm(vectors, axis=1)
+        row = np.array([[len(norms), norms.sum(dtype=np.float64), norms.min(), norms.max()]])
+        self._norms.setdefault(modality, []).append(row)
+
+    def to_npz(self) -> bytes:
+        """Arrays `<modality>_count`, `_mean` (dim,), `_norm_mean`, `_norm_min`, `_norm_max`."""
+        arrays: dict[str, np.ndarray] = {}
+        for modality, total in self._sums.items():
+            parts = np.concatenate(self._norms[modality])
+            count = parts[:, 0].sum()
+            arrays[f"{modality}_count"] = np.int64(count)
+            arrays[f"{modality}_mean"] = total / count
+            arrays[f"{modality}_norm_mean"] = parts[:, 1].sum() / count
+            arrays[f"{modality}_norm_min"] = parts[:, 2].min()
+            arrays[f"{modality}_norm_max"] = parts[:, 3].max()
+        sink = io.BytesIO()
+        np.savez(sink, allow_pickle=False, **arrays)
+        return sink.getvalue()
+
+
+def _described(job: Job, files: list[PublishedFile], moments: Moments) -> Iterator[dict[str, object]]:
+    """Each file with the sha256 of its bytes; one pass over the data, a few files at a time."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        for at in range(0, len(files), _READERS):
+            batch = files[at : at + _READERS]
+            for file, (digest, vectors) in zip(batch, pool.map(lambda f: _read(job, f), batch), strict=True):
+                moments.add(file.footer.modality, vectors)
+                yield {
+                    "key": file.key,
+                    "rows": file.footer.rows_ok,
+                    "failures": file.footer.rows_failed,
+                    "bytes": file.size,
+                    "sha256": digest,
+                    "attempt": file.footer.attempt,
+                }
+
+
+def _read(job: Job, file: PublishedFile) -> tuple[str, np.ndarray]:
+    digest = hashlib.sha256(job.store.get(file.key)).hexdigest()
+    _, _, vectors, _ = read_shard(job.store, file.key)
+    return digest, vectors
+
+
+def _manifest(job: Job, plan: PlanRecord, files: list[PublishedFile], described: list[dict[str, object]]) -> bytes:
+    outcomes = count_outcomes(job, files)
+    return json.dumps(
+        {
+            "v": FORMAT,
+            "job": job.id,
+            "round": plan.round,
+            "finished_at": now(),
+            "space": job.record.space.digest,
+            "vectors": outcomes.vectors,
+            "failures": dict(sorted(outcomes.failures.items())),
+            "rejects": job.record.plan.rejects,
+            "files": described,
+        },
+        indent=1,
+    ).encode()
+
+
+def _drop_losers(job: Job, files: list[PublishedFile]) -> None:
+    """Delete the failures of attempts that were not the first to publish: no footer names them."""
+    winners = {(file.footer.shard, file.footer.attempt) for file in files}
+    for item in list(job.store.walk(layout.FAILURES)):
+        attempt = layout.attempt_of(item.key)
+        if attempt is not None and attempt not in winners:
+            job.store.delete(item.key)
+
+
+def views_sql(job: Job) -> str:
+    """DuckDB views over the job; the cast makes the vector an ARRAY, which the array functions ask for."""
+    dim, url = job.record.space.dim, job.store.url.replace("'", "''")
+    # Text for a person to run: nothing here runs it, and the quotes in the location are doubled.
+    rows = f"read_parquet('{url}/data/**/*.parquet', hive_partitioning = true)"
+    lines = [
+        f"-- {job.record.spec.model}, {dim} dimensions, space {job.record.space.digest}",
+        f"CREATE OR REPLACE VIEW embeddings AS SELECT * REPLACE (embedding::FLOAT[{dim}] AS embedding) FROM {rows};",  # noqa: S608
+    ]
+    if any(True for _ in job.store.walk(layout.FAILURES)):
+        failures = f"read_parquet('{url}/failures/*.parquet')"
+        lines.append(f"CREATE OR REPLACE VIEW failures AS SELECT * FROM {failures};")  # noqa: S608
+    return "\n".join(lines) + "\n"

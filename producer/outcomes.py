@@ -1,0 +1,85 @@
+"""Outcomes: what became of a job's rows, read from the published shards alone."""
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.shard import Footer
+from storage.jobs import Job
+from storage.plans import PlanReader
+from storage.shards import FAILURES_SCHEMA, footer_of, published_shards, read_failures
+
+_READERS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedFile:
+    """One published shard: where it is and what it says of itself."""
+
+    key: str
+    size: int  # bytes
+    footer: Footer
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcomes:
+    """Rows by outcome, as far as shards are published."""
+
+    shards: int = 0  # published
+    rows: int = 0  # of those shards; a row that a retry does again counts once
+    vectors: int = 0
+    failures: Counter[str] = field(default_factory=Counter)  # by code
+    vectors_by_modality: Counter[str] = field(default_factory=Counter)
+    file_bytes: int = 0
+
+    @property
+    def failed(self) -> int:
+        return sum(self.failures.values())
+
+
+def published_files(job: Job) -> Iterator[PublishedFile]:
+    """Every published shard with its footer, by shard number; footers are read side by side."""
+    found = sorted(published_shards(job.store))
+    with ThreadPoolExecutor(_READERS) as pool:
+        footers = pool.map(lambda item: footer_of(job.store, item[1]), found)
+        for (_, key, size), footer in zip(found, footers, strict=True):
+            yield PublishedFile(key=key, size=size, footer=footer)
+
+
+def count_outcomes(job: Job, files: list[PublishedFile]) -> Outcomes:
+    """Sum up `files`: vectors, and the failures that no later retry has settled."""
+    outcomes = Outcomes(shards=len(files))
+    for file in files:
+        outcomes.vectors += file.footer.rows_ok
+        outcomes.vectors_by_modality[file.footer.modality] += file.footer.rows_ok
+        outcomes.file_bytes += file.size
+        outcomes.failures.update(file.footer.failures)
+    if len(job.rounds()) > 1:
+        outcomes.failures = Counter(open_failures(job, files)["code"].to_pylist())
+    outcomes.rows = outcomes.vectors + outcomes.failed
+    return outcomes
+
+
+def open_failures(job: Job, files: list[PublishedFile]) -> pa.Table:
+    """The failures (FAILURES_SCHEMA) that are still a row's outcome: no later retry of the row is published."""
+    tables = [
+        read_failures(job.store, file.footer.shard, file.footer.attempt) for file in files if file.footer.rows_failed
+    ]
+    failures = pa.concat_tables([FAILURES_SCHEMA.empty_table(), *tables])
+    published = {file.footer.shard for file in files}
+    for plan in job.rounds()[1:]:
+        failures = _without_retried(failures, PlanReader(job.store, plan), published)
+    return failures
+
+
+def _without_retried(failures: pa.Table, retry: PlanReader, published: set[int]) -> pa.Table:
+    for shard in retry.shards():
+        if shard in published:
+            again = pc.is_in(failures["id"], retry.read_table(shard)["id"])
+            older = pc.less(failures["shard"], retry.plan.first_shard)
+            failures = failures.filter(pc.invert(pc.and_(again, older)))
+    return failures

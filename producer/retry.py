@@ -1,0 +1,60 @@
+"""Retry: a new round of shards with only the rows that failed."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from producer.outcomes import open_failures, published_files
+from schemas.errors import Refused
+from schemas.failures import FailureCode
+from schemas.job import PlanRecord, retried
+from schemas.rows import Modality
+from storage.jobs import Job, add_round
+from storage.plans import PlanReader, PlanWriter
+
+_ROWS_A_SHARD = 1024
+
+
+def plan_retry(job: Job, codes: tuple[str, ...] = ()) -> PlanRecord | None:
+    """Pin a round that does the failed rows again (those with `codes`, or all); None where there are none.
+
+    Raises Refused for an unknown code, or while an earlier round is unfinished.
+    """
+    _check_codes(codes)
+    rounds = job.rounds()
+    if not all(job.is_finished(plan) for plan in rounds):
+        raise Refused(f"job {job.id} is not finished; `embedmill run` or `submit` it again first")
+    failures = open_failures(job, list(published_files(job)))
+    if codes:
+        failures = failures.filter(pc.is_in(failures["code"], pa.array(codes)))
+    if not failures.num_rows:
+        return None
+    with PlanWriter(job.record.spec.keep, first_shard=rounds[-1].last_shard + 1) as writer:
+        for modality, table in _rows_again(job, rounds, failures):
+            writer.add_table(modality, table, float(table.num_rows))
+        plan = retried(writer.publish(job.store), codes=codes, round_=len(rounds))
+    add_round(job, plan)
+    return plan
+
+
+def _rows_again(job: Job, rounds: list[PlanRecord], failures: pa.Table) -> Iterator[tuple[Modality, pa.Table]]:
+    """The planned rows of the failures, in shards of one modality."""
+    readers = [PlanReader(job.store, plan) for plan in rounds]
+    found: dict[Modality, list[pa.Table]] = {}
+    for shard in sorted(set(failures["shard"].to_pylist())):
+        reader = next(r for r in readers if shard in r.shards())
+        ids = failures.filter(pc.equal(failures["shard"], shard))["id"]
+        table = reader.read_table(shard)
+        found.setdefault(reader.modality(shard), []).append(table.filter(pc.is_in(table["id"], ids)))
+    for modality, tables in found.items():
+        table = pa.concat_tables(tables)
+        for at in range(0, table.num_rows, _ROWS_A_SHARD):
+            yield modality, table.slice(at, _ROWS_A_SHARD).sort_by("id")
+
+
+def _check_codes(codes: tuple[str, ...]) -> None:
+    known = {str(code) for code in FailureCode}
+    for code in codes:
+        if code not in known:
+            raise Refused(f"--code {code}: no such failure code; the codes are {', '.join(sorted(known))}")

@@ -1,0 +1,169 @@
+"""The screen: progress for people, on stderr; a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from producer.coordinator import Progress
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+#: Seconds between two plain lines.
+_LINE_EVERY_S = 5.0
+
+
+class Screen(Protocol):
+    """Where a command says what goes on; use it as a context manager."""
+
+    def say(self, line: str) -> None: ...
+
+    def planning(self, rows: int) -> None: ...
+
+    def show(self, progress: Progress) -> None: ...
+
+    def __enter__(self) -> "Screen": ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def open_screen(*, quiet: bool = False) -> Screen:
+    """The screen that fits stderr."""
+    if quiet:
+        return QuietScreen()
+    return TerminalScreen() if sys.stderr.isatty() else LineScreen()
+
+
+class QuietScreen:
+    """Says nothing."""
+
+    def say(self, line: str) -> None: ...
+
+    def planning(self, rows: int) -> None: ...
+
+    def show(self, progress: Progress) -> None: ...
+
+    def __enter__(self) -> "QuietScreen":
+        return self
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class Rate:
+    """Rows a second since the first row was seen to be done here, and what is left."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, int] | None = None
+        self._began = time.monotonic()
+
+    def words(self, progress: Progress) -> str:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, progress.rows_done)
+        done = progress.rows_done - self._first[1]
+        if done <= 0 or now <= self._first[0]:
+            return "warming up" if progress.workers == 0 or progress.rows_done == 0 else "working"
+        rate = done / (now - self._began)
+        return f"{rate:,.0f} rows/s, ETA {duration((progress.rows - progress.rows_done) / rate)}"
+
+
+def duration(seconds: float) -> str:
+    """`seconds` as people say it: 42 s, 3 min 5 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class LineScreen:
+    """A plain line now and then."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+        self._shown: tuple[int, str] | None = None
+        self._rate = Rate()
+
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)  # noqa: T201  # talk goes to stderr
+
+    def planning(self, rows: int) -> None:
+        if self._due():
+            self.say(f"planning: {rows:,} rows read")
+
+    def show(self, progress: Progress) -> None:
+        rate = self._rate.words(progress)
+        state = (progress.published, progress.note)
+        if state == self._shown or not (progress.done or self._due()):
+            return
+        self._shown = state
+        line = (
+            f"{progress.rows_done:,}/{progress.rows:,} rows, {progress.published}/{progress.shards} shards, "
+            f"{progress.failed} failed, {progress.workers} workers, {rate}"
+        )
+        self.say(f"{line} ({progress.note})" if progress.note else line)
+
+    def __enter__(self) -> "LineScreen":
+        return self
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def _due(self) -> bool:
+        now = time.monotonic()
+        if now - self._last < _LINE_EVERY_S:
+            return False
+        self._last = now
+        return True
+
+
+class TerminalScreen:
+    """One bar with rows, rate, ETA and failures."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+        self._console = Console(stderr=True, highlight=False)
+        self._rate = Rate()
+        self._bar: Bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self._console,
+            transient=True,
+        )
+        self._task: TaskID = self._bar.add_task("planning", total=None, note="rows")
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False)
+
+    def planning(self, rows: int) -> None:
+        self._bar.update(self._task, completed=rows)
+
+    def show(self, progress: Progress) -> None:
+        words = [self._rate.words(progress), f"{progress.workers} workers"]
+        if progress.failed:
+            words.append(f"{progress.failed} failed")
+        if progress.note:
+            words.append(progress.note)
+        self._bar.update(
+            self._task,
+            description="embedding",
+            total=progress.rows,
+            completed=progress.rows_done,
+            note=" · ".join(words),
+        )
+
+    def __enter__(self) -> "TerminalScreen":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.stop()

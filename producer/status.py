@@ -1,0 +1,134 @@
+"""Status: where a job stands, from the store and, where it can be reached, from Redis."""
+
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from producer.board import Board
+from producer.outcomes import count_outcomes, published_files
+from schemas.errors import BrokerError
+from schemas.queues import queue_name
+from schemas.rows import Modality
+from storage import layout
+from storage.jobs import Job
+from storage.plans import PlanReader
+
+
+class JobState(StrEnum):
+    """Where a job stands."""
+
+    PLANNED = "planned"  # nothing is published yet
+    UNFINISHED = "unfinished"  # some shards are published
+    CANCELLED = "cancelled"  # stopped by `cancel`; it can be taken up again
+    FINISHED = "finished"  # every row has its outcome
+
+
+@dataclass(slots=True, kw_only=True)
+class QueueStatus:
+    """One queue of the job."""
+
+    queue: str
+    shards_left: int
+    waiting: int | None = None  # messages; None where Redis cannot be reached
+    workers: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class JobStatus:
+    """What `embedmill status` shows."""
+
+    job: str
+    state: JobState
+    location: str
+    model: str
+    space: str
+    dim: int
+    rows: int
+    vectors: int
+    failures: dict[str, int]
+    rejects: int
+    skipped: int
+    shards: int
+    published: int
+    file_bytes: int
+    retries: int
+    vectors_by_modality: dict[str, int]
+    queues: list[QueueStatus] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def failed(self) -> int:
+        return sum(self.failures.values())
+
+    @property
+    def left(self) -> int:
+        return self.rows - self.vectors - self.failed
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"failed": self.failed, "left": self.left}
+
+
+def job_status(job: Job, board: Board | None = None) -> JobStatus:
+    """Look into the store, and on the board where one is given."""
+    files = list(published_files(job))
+    outcomes = count_outcomes(job, files)
+    rounds, record = job.rounds(), job.record
+    published = {file.footer.shard for file in files}
+    status = JobStatus(
+        job=job.id,
+        state=_state(job, len(published)),
+        location=job.store.url,
+        model=record.spec.model,
+        space=record.space.digest,
+        dim=record.space.dim,
+        rows=record.plan.rows,
+        vectors=outcomes.vectors,
+        failures=dict(sorted(outcomes.failures.items())),
+        rejects=record.plan.rejects,
+        skipped=record.plan.skipped,
+        shards=sum(plan.shards for plan in rounds),
+        published=len(published),
+        file_bytes=outcomes.file_bytes,
+        retries=len(rounds) - 1,
+        vectors_by_modality=dict(sorted(outcomes.vectors_by_modality.items())),
+        queues=_queues_left(job, published),
+    )
+    if board is not None and status.queues:
+        _look_at_board(status, board)
+    return status
+
+
+def _state(job: Job, published: int) -> JobState:
+    rounds = job.rounds()
+    if all(job.is_finished(plan) for plan in rounds):
+        return JobState.FINISHED
+    if job.store.size(layout.CANCELLED) is not None:
+        return JobState.CANCELLED
+    return JobState.UNFINISHED if published else JobState.PLANNED
+
+
+def _queues_left(job: Job, published: set[int]) -> list[QueueStatus]:
+    left: dict[Modality, int] = {}
+    for plan in job.rounds():
+        if not job.is_finished(plan):
+            reader = PlanReader(job.store, plan)
+            for shard in reader.shards():
+                if shard not in published:
+                    modality = reader.modality(shard)
+                    left[modality] = left.get(modality, 0) + 1
+    return [QueueStatus(queue=queue_name(modality), shards_left=count) for modality, count in sorted(left.items())]
+
+
+def _look_at_board(status: JobStatus, board: Board) -> None:
+    try:
+        workers = board.workers()
+        for queue in status.queues:
+            queue.waiting = board.depth(queue.queue)
+            queue.workers = sum(1 for worker in workers if queue.queue in worker.queues)
+            if not queue.workers:
+                status.notes.append(
+                    f"{queue.shards_left} shards wait for {queue.queue}, which no live worker serves; "
+                    f"start one with `embedmill worker`"
+                )
+    except BrokerError as err:
+        status.notes.append(str(err))

@@ -1,0 +1,95 @@
+"""The summary: what a finished job tells its user, on stdout."""
+
+import json
+import os
+import shlex
+from typing import Any
+
+from producer.screen import duration
+from producer.status import JobState, JobStatus
+
+
+def summary_lines(status: JobStatus, *, seconds: float | None, done_now: int) -> list[str]:
+    """The lines for people; `done_now` rows got their outcome in `seconds` of this call."""
+    lines = [
+        f"{_headline(status)}",
+        f"  rows      {status.rows:,}"
+        + (f" (+ {status.skipped:,} of other modalities, skipped)" if status.skipped else ""),
+        f"  vectors   {status.vectors:,} of {status.dim} dimensions" + _by_modality(status),
+        f"  failures  {status.failed:,}" + _by_code(status),
+    ]
+    if status.rejects:
+        lines.append(
+            f"  rejects   {status.rejects:,} lines that are no rows: {_short(status.location)}/plan/rejects-*.parquet"
+        )
+    if seconds is not None and done_now:
+        lines.append(f"  took      {duration(seconds)}, {done_now / max(seconds, 1e-9):,.1f} rows/s, all included")
+    lines.append(f"  output    {status.location}/data ({status.file_bytes / 2**20:,.1f} MiB)")
+    if status.vectors:
+        lines += ["", "Look at it:", f"  {duckdb_command(status)}"]
+    if status.failed:
+        lines.append(
+            f"  embedmill retry {shlex.quote(_short(status.location))}    # does the failed rows again"
+        )
+    return lines
+
+
+def duckdb_command(status: JobStatus) -> str:
+    """A query to paste into a shell."""
+    where = _short(status.location).replace("'", "''")
+    sql = f"SELECT modality, count(*) AS vectors FROM '{where}/data/**/*.parquet' GROUP BY ALL"  # noqa: S608  # to paste
+    plain = not set(sql) & set('"$`\\!')
+    return f'duckdb -c "{sql}"' if plain else f"duckdb -c {shlex.quote(sql)}"
+
+
+def summary_json(status: JobStatus, *, seconds: float | None, done_now: int) -> str:
+    """The same for scripts, one JSON object."""
+    told: dict[str, Any] = status.to_dict()
+    told["seconds"] = None if seconds is None else round(seconds, 3)
+    told["rows_done_now"] = done_now
+    return json.dumps(told)
+
+
+def status_lines(status: JobStatus) -> list[str]:
+    """What `embedmill status` prints."""
+    done = status.vectors + status.failed
+    share = f"{100 * done / status.rows:.1f} %" if status.rows else "-"
+    lines = [
+        f"{status.job}: {status.state}",
+        f"  rows      {done:,} of {status.rows:,} done ({share}), {status.published} of {status.shards} shards",
+        f"  vectors   {status.vectors:,} of {status.dim} dimensions{_by_modality(status)}",
+        f"  failures  {status.failed:,}{_by_code(status)}",
+        f"  rejects   {status.rejects:,}",
+        f"  model     {status.model} (space {status.space})",
+        f"  output    {status.location}/data ({status.file_bytes / 2**20:,.1f} MiB)",
+    ]
+    for queue in status.queues:
+        seen = "" if queue.workers is None else f", {queue.waiting} messages waiting, {queue.workers} workers"
+        lines.append(f"  queue     {queue.queue}: {queue.shards_left} shards left{seen}")
+    return lines + [f"  note      {note}" for note in status.notes]
+
+
+def _headline(status: JobStatus) -> str:
+    if status.state is not JobState.FINISHED:
+        return f"{status.job}: {status.state}, {status.left:,} rows left"
+    if status.failed or status.rejects:
+        return f"{status.job}: finished, with failures"
+    return f"{status.job}: finished, every row has a vector"
+
+
+def _by_modality(status: JobStatus) -> str:
+    parts = [f"{name} {count:,}" for name, count in status.vectors_by_modality.items()]
+    return f" ({', '.join(parts)})" if len(parts) > 1 else ""
+
+
+def _by_code(status: JobStatus) -> str:
+    parts = [f"{code} {count:,}" for code, count in status.failures.items()]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _short(location: str) -> str:
+    """`location` as the user would write it: relative where it lies below the current folder."""
+    if "://" in location:
+        return location
+    relative = os.path.relpath(location)
+    return location if relative.startswith("..") else relative

@@ -1,0 +1,187 @@
+"""Verify: the proof, from the store alone, that each row has exactly one outcome."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from producer.duplicates import DuplicateFinder
+from producer.outcomes import PublishedFile, open_failures, published_files
+from schemas.errors import EmbedmillError
+from storage import layout
+from storage.jobs import Job
+from storage.parquet import ID
+from storage.plans import PlanReader
+from storage.shards import content_sha256, read_failures, read_shard
+
+#: Findings beyond these are counted and not listed.
+_LISTED = 100
+
+
+@dataclass(slots=True, kw_only=True)
+class Verdict:
+    """What was looked at, and what is wrong."""
+
+    rows: int = 0  # planned
+    vectors: int = 0
+    failures: int = 0
+    missing: int = 0  # rows of shards that are not published
+    files: int = 0
+    problems: list[str] = field(default_factory=list)
+    problem_count: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return self.problem_count == 0
+
+    @property
+    def complete(self) -> bool:
+        return self.ok and self.missing == 0
+
+    def blame(self, problem: str) -> None:
+        self.problem_count += 1
+        if len(self.problems) < _LISTED:
+            self.problems.append(problem)
+
+    def lines(self, job: str) -> list[str]:
+        """What `embedmill verify` prints: the verdict in one line, then the problems."""
+        word = f"{self.problem_count} problems"
+        if self.ok:
+            word = f"{self.missing:,} rows have no outcome yet" if self.missing else "each row has exactly one outcome"
+        counts = f"{self.rows:,} rows, {self.vectors:,} vectors, {self.failures:,} failures, {self.files:,} files"
+        return [f"{job}: {counts}: {word}", *(f"  {problem}" for problem in self.problems)]
+
+    def to_dict(self) -> dict[str, Any]:
+        names = ("rows", "vectors", "failures", "missing", "files", "problems", "problem_count")
+        return {name: getattr(self, name) for name in names} | {"ok": self.ok, "complete": self.complete}
+
+
+def verify_job(job: Job, *, progress: Callable[[int], None] | None = None) -> Verdict:
+    """Read every byte of the job and compare it with the plan; `progress` hears of each shard."""
+    verdict = Verdict()
+    files = _readable_files(job, verdict)
+    by_shard = {file.footer.shard: file for file in files}
+    ids = DuplicateFinder()
+    for plan in job.rounds():
+        reader = PlanReader(job.store, plan)
+        for shard in reader.shards():
+            planned = _planned(reader, shard, verdict)
+            if plan.round == 0:
+                verdict.rows += len(planned)
+            file = by_shard.pop(shard, None)
+            if file is None:
+                verdict.missing += len(planned) if plan.round == 0 else 0
+            else:
+                _check_shard(job, plan.digest, file, planned, ids, verdict)
+            if progress:
+                progress(1)
+    for file in by_shard.values():
+        verdict.blame(f"{file.key}: shard {file.footer.shard} is in no plan of this job")
+    duplicates = len(ids.duplicates())
+    if duplicates:
+        verdict.blame(f"{duplicates} ids have more than one vector")
+    _check_manifests(job, verdict)
+    _account(job, files, verdict)
+    return verdict
+
+
+def _readable_files(job: Job, verdict: Verdict) -> list[PublishedFile]:
+    try:
+        files = list(published_files(job))
+    except EmbedmillError:
+        files = list(_one_by_one(job, verdict))
+    verdict.files = len(files)
+    return files
+
+
+def _one_by_one(job: Job, verdict: Verdict) -> Iterator[PublishedFile]:
+    from storage.shards import footer_of, published_shards
+
+    for _, key, size in sorted(published_shards(job.store)):
+        try:
+            yield PublishedFile(key=key, size=size, footer=footer_of(job.store, key))
+        except (EmbedmillError, ValueError, TypeError, pa.ArrowException) as err:
+            verdict.blame(f"{key}: {_first_line(err)}")
+
+
+def _planned(reader: PlanReader, shard: int, verdict: Verdict) -> list[str]:
+    try:
+        ids: list[str] = reader.read_table(shard)[ID].to_pylist()
+    except (EmbedmillError, OSError, pa.ArrowException) as err:
+        verdict.blame(f"plan of shard {shard}: {_first_line(err)}")
+        return []
+    return ids
+
+
+def _check_shard(
+    job: Job, plan: str, file: PublishedFile, planned: list[str], ids: DuplicateFinder, verdict: Verdict
+) -> None:
+    footer = file.footer
+    try:
+        _, found, vectors, _ = read_shard(job.store, file.key)
+        failed = read_failures(job.store, footer.shard, footer.attempt)[ID].to_pylist()
+    except (EmbedmillError, OSError, ValueError, pa.ArrowException) as err:
+        verdict.blame(f"{file.key}: {_first_line(err)}")
+        return
+    verdict.vectors += len(found)
+    for number, item in enumerate(found):
+        ids.add(item, number)
+    claims = {
+        "it belongs to another plan": footer.plan != plan,
+        "it is of another job": footer.job != job.id,
+        "it is of another space": footer.space != job.record.space.digest,
+        "its vectors have another dimension": vectors.shape[1] != job.record.space.dim,
+        "its ids and vectors are not those that were written": content_sha256(found, vectors) != footer.content_sha256,
+        "its rows are not those that were planned": sorted([*found, *failed]) != sorted(planned),
+        "its ids are not sorted": found != sorted(found),
+        "a vector is not finite": not np.isfinite(vectors).all(),
+        "a vector is zero": bool(len(vectors)) and not np.abs(vectors).sum(axis=1).all(),
+        "its footer counts other rows": (footer.rows_ok, footer.rows_failed) != (len(found), len(failed)),
+    }
+    for problem, found_it in claims.items():
+        if found_it:
+            verdict.blame(f"{file.key}: {problem}")
+
+
+def _check_manifests(job: Job, verdict: Verdict) -> None:
+    """Compare each listed file with its bytes."""
+    for plan in job.rounds():
+        if job.is_finished(plan):
+            for listed in json.loads(job.store.get(layout.manifest_key(plan.round)))["files"]:
+                _check_listed(job, listed, verdict)
+
+
+def _check_listed(job: Job, listed: dict[str, Any], verdict: Verdict) -> None:
+    try:
+        digest = hashlib.sha256(job.store.get(listed["key"])).hexdigest()
+    except EmbedmillError as err:
+        verdict.blame(f"{listed['key']}: {_first_line(err)}")
+        return
+    if digest != listed["sha256"]:
+        verdict.blame(f"{listed['key']}: its bytes are not those that the manifest lists")
+
+
+def _account(job: Job, files: list[PublishedFile], verdict: Verdict) -> None:
+    """Each planned row: one vector, one failure, or its shard is missing."""
+    try:
+        failures = open_failures(job, files)
+    except (EmbedmillError, OSError, pa.ArrowException) as err:
+        verdict.blame(f"failures: {_first_line(err)}")
+        return
+    verdict.failures = failures.num_rows
+    if failures.num_rows and pc.count_distinct(failures[ID]).as_py() != failures.num_rows:
+        verdict.blame("an id has more than one failure")
+    if verdict.vectors + verdict.failures + verdict.missing != verdict.rows:
+        verdict.blame(
+            f"{verdict.rows} rows were planned, and {verdict.vectors} vectors, {verdict.failures} failures "
+            f"and {verdict.missing} missing rows do not add up to them"
+        )
+
+
+def _first_line(err: Exception) -> str:
+    return (str(err).splitlines() or [type(err).__name__])[0]

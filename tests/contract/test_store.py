@@ -1,0 +1,123 @@
+"""What every store promises: the folder, memory, and S3 (against a real S3-speaking server)."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from schemas.errors import NotFound
+from storage.store import LocalStore, Store, memory_store, open_store
+from tests.servers import S3Server, s3_server
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    with s3_server() as server:
+        import urllib.request
+
+        request = urllib.request.Request(f"{server.endpoint}/{server.bucket}", method="PUT")  # noqa: S310
+        urllib.request.urlopen(request).close()
+        yield server
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """One of the stores, empty."""
+    if request.param == "local":
+        return LocalStore(tmp_path / "job")
+    if request.param == "memory":
+        return memory_store()
+    server: S3Server = request.getfixturevalue("s3")
+    for name, value in server.environ().items():
+        monkeypatch.setenv(name, value)
+    return open_store(f"s3://{server.bucket}/{tmp_path.name}")
+
+
+def test_the_first_to_create_a_key_wins(store: Store) -> None:
+    """A key that exists is not created again, and keeps its bytes."""
+    first = store.create("data/part.parquet", b"first")
+    second = store.create("data/part.parquet", b"second")
+
+    assert (first, second) == (True, False)
+    assert store.get("data/part.parquet") == b"first"
+
+
+def test_a_missing_object_is_not_found(store: Store) -> None:
+    """Reading what is not there raises NotFound; its size is None, and deleting it is no error."""
+    store.delete("nothing")
+
+    assert store.size("nothing") is None
+    with pytest.raises(NotFound):
+        store.get("nothing")
+    with pytest.raises(NotFound):
+        store.get_range("nothing", 0, 1)
+
+
+def test_ranges_are_read(store: Store) -> None:
+    """A part of an object can be read without the rest."""
+    store.create("a", b"0123456789")
+
+    assert store.get_range("a", 3, 4) == b"3456"
+    assert store.size("a") == 10
+
+
+def test_replace_goes_over_what_was_there(store: Store) -> None:
+    """The second of two replaces is what stays."""
+    store.replace("a", b"first")
+    store.replace("a", b"second")
+
+    assert store.get("a") == b"second"
+
+
+def test_a_listing_has_the_folder_and_nothing_else(store: Store) -> None:
+    """Objects below the prefix are listed with their sizes, those beside it are not."""
+    store.create("data/x/one", b"1")
+    store.create("data/two", b"22")
+    store.create("database", b"333")
+
+    assert {(item.key, item.size) for item in store.walk("data")} == {("data/x/one", 1), ("data/two", 2)}
+    assert list(store.walk("nowhere")) == []
+
+
+def test_folders_are_those_right_below(store: Store) -> None:
+    """Only the first level is named."""
+    store.create("a/b/c", b"1")
+    store.create("d/e", b"1")
+
+    assert store.folders() == ["a", "d"]
+
+
+def test_a_deleted_object_can_be_created_again(store: Store) -> None:
+    """Deleting makes room."""
+    store.create("a", b"first")
+    store.delete("a")
+
+    assert store.create("a", b"second")
+
+
+def race(write: Callable[[int], bool], writers: int) -> int:
+    """How many of `writers` threads, let go at once, say that they won."""
+    barrier = threading.Barrier(writers)
+    won: list[bool] = []
+
+    def run(number: int) -> None:
+        barrier.wait()
+        won.append(write(number))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(writers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(won)
+
+
+def test_of_many_at_once_one_wins_on_local_disk(tmp_path: Path) -> None:
+    """A race of 8 for each of 50 keys has 50 winners, and leaves no private file behind."""
+    store = LocalStore(tmp_path)
+
+    winners = [race(lambda n, key=key: store.create(f"data/{key}", str(n).encode() * 1000), 8) for key in range(50)]  # type: ignore[misc]
+
+    assert winners == [1] * 50
+    assert list((tmp_path / "_tmp").iterdir()) == []

@@ -1,0 +1,42 @@
+"""Logging of a worker process: one line an event, on stderr, redacted."""
+
+import json
+import logging
+import sys
+import time
+
+from schemas.redaction import redact
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "data", "hostname"}
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, and the event's own fields."""
+
+    def __init__(self, worker: str) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
+            "level": record.levelname.lower(),
+            "worker": self._worker,
+            "logger": record.name,
+            "message": redact(record.getMessage()),
+        }
+        line |= {k: v for k, v in vars(record).items() if k not in _STANDARD and isinstance(v, (str, int, float, dict))}
+        if record.exc_info:
+            line["exception"] = redact(self.formatException(record.exc_info))
+        return json.dumps(line, ensure_ascii=True, default=str)
+
+
+def configure(worker: str) -> None:
+    """Send every logger of this process to stderr; only our own say more than warnings."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines(worker))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    for ours in ("workers", "storage", "embedmill"):
+        logging.getLogger(ours).setLevel(logging.INFO)

@@ -1,0 +1,41 @@
+"""Presence: a worker that can take work says so until it ends."""
+
+import contextlib
+import os
+import socket
+import threading
+
+import redis
+
+from schemas.presence import TTL_S, WorkerPresence
+from schemas.queues import CLIENT_OPTIONS, client_url, worker_key
+from schemas.settings import Settings
+
+
+class Announcer(threading.Thread):
+    """A daemon thread that renews this worker's presence on Redis; an unreachable Redis is no error."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(name="presence", daemon=True)
+        self._settings = settings
+        self._client = redis.Redis.from_url(client_url(settings.broker_url), **CLIENT_OPTIONS)
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        while True:
+            with contextlib.suppress(redis.RedisError):  # only a hint: the next renewal may get through
+                self._client.set(worker_key(self._settings.worker_name), self._presence().to_json(), ex=TTL_S)
+            if self._stop.wait(TTL_S / 3):
+                return
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _presence(self) -> WorkerPresence:
+        return WorkerPresence(
+            name=self._settings.worker_name,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            device=self._settings.device,
+            queues=self._settings.queues,
+        )

@@ -1,0 +1,144 @@
+"""The fleet: worker processes of this machine, started, watched, restarted and stopped."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from celery.platforms import set_pdeathsig
+
+from schemas.settings import Settings
+
+#: A worker that ends by itself is started again after so many seconds, doubled at each fast death.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+#: A worker that lived so long did not die fast.
+_LIVED_S = 60.0
+
+
+class Worker:
+    """One Celery worker process with one child, and its restarts."""
+
+    def __init__(self, settings: Settings, log: Path | None) -> None:
+        self.settings = settings
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        self._pause_s = _FIRST_PAUSE_S
+        self._start_at = 0.0
+        self.deaths = 0
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    def start(self) -> None:
+        output: IO[bytes] | None = self._log.open("ab") if self._log else None
+        self._process = subprocess.Popen(
+            _command(self.settings),
+            env=_environ(self.settings),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C in the terminal is the supervisor's to pass on
+            preexec_fn=partial(set_pdeathsig, "SIGKILL"),  # no worker outlives its supervisor
+        )
+        if output:
+            output.close()
+        self._started = time.monotonic()
+
+    def watch(self) -> None:
+        """Start the process again where it has ended."""
+        if self._process is None or self._process.poll() is None:
+            return
+        now = time.monotonic()
+        if self._start_at == 0.0:
+            self.deaths += 1
+            lived = now - self._started > _LIVED_S
+            self._pause_s = _FIRST_PAUSE_S if lived else min(self._pause_s * 2, _LONGEST_PAUSE_S)
+            self._start_at = now + (0.0 if lived else self._pause_s)
+        if now >= self._start_at:
+            self._start_at = 0.0
+            self.start()
+
+    def signal(self, number: int) -> None:
+        """Signal the main process alone: its group's children would lose their message."""
+        if self.pid is not None:
+            os.kill(self.pid, number)
+
+    def wait(self, timeout_s: float) -> bool:
+        """True when the process has ended within the time."""
+        if self._process is None:
+            return True
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+
+class Fleet:
+    """`count` workers with equal settings but for their names."""
+
+    def __init__(self, settings: Settings, *, count: int, logs: Path | None = None, name: str = "") -> None:
+        base = name or f"{socket.gethostname()}-{os.getpid()}"
+        self._logs = logs
+        self.workers = [
+            Worker(replace(settings, worker_name=f"w{n}@{base}"), logs / f"worker-{n}.log" if logs else None)
+            for n in range(count)
+        ]
+
+    def start(self) -> None:
+        for worker in self.workers:
+            worker.start()
+
+    def watch(self) -> None:
+        """Start again what has ended; call it every second or so."""
+        for worker in self.workers:
+            worker.watch()
+
+    @property
+    def deaths(self) -> int:
+        return sum(worker.deaths for worker in self.workers)
+
+    def stop(self, *, grace_s: float) -> None:
+        """Let each worker end its shard for up to `grace_s` seconds, then end it."""
+        for worker in self.workers:
+            worker.signal(signal.SIGTERM)
+        deadline = time.monotonic() + grace_s
+        for worker in self.workers:
+            if not worker.wait(max(0.0, deadline - time.monotonic())):
+                worker.signal(signal.SIGKILL)
+        for worker in self.workers:
+            worker.wait(10.0)
+
+
+def usable_cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _command(settings: Settings) -> list[str]:
+    options = ["--without-gossip", "--without-mingle", "--task-events", "--loglevel=INFO"]
+    queues = f"--queues={','.join(settings.queues)}"
+    return [
+        sys.executable,
+        "-m",
+        "celery",
+        "--app=workers.app",
+        "worker",
+        f"-n{settings.worker_name}",
+        queues,
+        *options,
+    ]
+
+
+def _environ(settings: Settings) -> dict[str, str]:
+    one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "DO_NOT_TRACK": "1"}
+    return {**os.environ, **one_thread, **quiet, **settings.to_environ(), "PYTHONUNBUFFERED": "1"}

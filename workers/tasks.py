@@ -1,0 +1,44 @@
+"""The Celery tasks: each parses its message and calls one function."""
+
+import logging
+from functools import cached_property
+from typing import Any
+
+from celery import Celery, Task
+
+from schemas.errors import Refused
+from schemas.message import ShardMessage
+from schemas.queues import task_name
+from schemas.rows import Modality
+from schemas.settings import Settings
+from workers.runtime import Runtime, build_runtime
+
+logger = logging.getLogger(__name__)
+
+
+class ShardTask(Task):  # type: ignore[misc, type-arg]  # celery's Task is Any without its stubs' generics
+    """A task with the process' runtime, built at the first message: in the child, never in the parent."""
+
+    Request = "workers.request:AcknowledgingRequest"
+    settings: Settings
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        return build_runtime(self.settings)
+
+
+def register(app: Celery, settings: Settings) -> None:
+    """Give `app` one task for each modality; they differ in nothing but the name that Flower shows."""
+    for modality in Modality:
+        base = type("BoundShardTask", (ShardTask,), {"settings": settings, "abstract": True})
+        app.task(name=task_name(modality), base=base, bind=True)(_work)
+
+
+def _work(task: ShardTask, **payload: Any) -> dict[str, object]:
+    """Embed one shard; returns what Flower shows of it."""
+    try:
+        message = ShardMessage.from_kwargs(payload)
+    except Refused as err:
+        logger.warning("%s", err, extra={"event": "message_dropped"})
+        return {"outcome": "dropped"}
+    return task.runtime.work(message)
