@@ -188,11 +188,10 @@ class Coordinator:
     def _resend_lost(self, leased: set[int]) -> None:
         now = self._clock()
         depths = {lane.queue: self._board.depth(lane.queue) for lane in self._lanes.values()}
-        for shard, sent in list(self._sent.items()):
-            if shard in leased:
-                self._note_taken(shard, sent)
-                sent.at = now
-                continue
+        for shard in leased:
+            self._note_taken(shard, self._sent[shard])
+            self._sent[shard].at = now
+        for shard, sent in [item for item in self._sent.items() if item[0] not in leased]:
             overtaken = sent.order < self._lane_of(shard).taken  # queues are first in, first out
             if now - sent.at > RESEND_AFTER_S and (depths[sent.queue] == 0 or overtaken):
                 self._send_again(shard)

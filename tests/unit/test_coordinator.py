@@ -1,0 +1,257 @@
+"""The coordinator, on the memory board and the memory store, with a clock of the test's own."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+
+from producer.board import MemoryBoard
+from producer.coordinator import LISTING_EVERY_S, MAX_ERRORS, RESEND_AFTER_S, WINDOW_PER_WORKER, Coordinator
+from schemas.errors import BrokerError, Stopped
+from schemas.message import ShardMessage
+from schemas.presence import WorkerPresence
+from schemas.rows import Modality
+from schemas.shard import Footer, ShardReport
+from storage import layout
+from storage.jobs import Job
+from storage.plans import PlanReader, kept_schema
+from storage.shards import FAILURES_SCHEMA, ShardOutput, publish
+from storage.store import memory_store
+from tests.jobs import planned_job, text_rows
+
+QUEUE = "embed.text.cpu"
+
+
+class Outbox:
+    """A task queue that only remembers."""
+
+    def __init__(self) -> None:
+        self.sent: list[int] = []
+
+    def send(self, modality: Modality, size: str, messages: Iterable[ShardMessage]) -> None:
+        self.sent += [message.shard for message in messages]
+
+
+class Mill:
+    """A coordinator with everything around it in this process."""
+
+    def __init__(self, shards: int) -> None:
+        self.now = 0.0
+        self.job: Job = planned_job(memory_store(), [text_rows(5, first=5 * n) for n in range(shards)])
+        self.board, self.outbox = MemoryBoard(), Outbox()
+        self.coordinator = self.another()
+
+    def another(self) -> Coordinator:
+        return Coordinator(self.job, board=self.board, queue=self.outbox, clock=lambda: self.now)
+
+    def publish(self, shard: int) -> None:
+        """What a worker leaves in the store."""
+        rows = PlanReader(self.job.store, self.job.record.plan).read_rows(shard)
+        footer = Footer(
+            job=self.job.id,
+            plan=self.job.record.plan.digest,
+            shard=shard,
+            attempt="a",
+            space="s",
+            modality="text",
+            model="hash",
+            rows_planned=len(rows),
+            rows_ok=len(rows),
+            failures={},
+            content_sha256="",
+            worker="w",
+            versions={},
+        )
+        kept = kept_schema(self.job.record.spec.keep).empty_table().slice(0, 0)
+        ids = [row.id for row in rows]
+        kept = kept.from_pydict({"label": ids}, schema=kept.schema)
+        output = ShardOutput(
+            footer=footer,
+            ids=ids,
+            vectors=np.ones((len(rows), 16), np.float32),
+            kept=kept,
+            failures=FAILURES_SCHEMA.empty_table(),
+        )
+        publish(self.job.store, output)
+
+    def report(self, shard: int, outcome: str, error: str = "") -> None:
+        self.board.said.append(
+            ShardReport(shard=shard, plan=self.job.record.plan.digest, outcome=outcome, worker="w", error=error)
+        )
+
+
+def test_no_more_is_sent_than_the_window() -> None:
+    """A long job waits in the plan, not on the queue."""
+    mill = Mill(shards=20)
+
+    progress = mill.coordinator.tick()
+
+    assert mill.outbox.sent == list(range(WINDOW_PER_WORKER))
+    assert progress.sent == WINDOW_PER_WORKER
+
+
+def test_the_window_grows_with_the_workers() -> None:
+    """Each live worker of the queue has its share in front of it."""
+    mill = Mill(shards=20)
+    mill.board.present = [
+        WorkerPresence(name=f"w{n}", host="h", pid=n, device="cpu", queues=(QUEUE,)) for n in range(3)
+    ]
+
+    mill.coordinator.tick()
+
+    assert len(mill.outbox.sent) == 3 * WINDOW_PER_WORKER
+
+
+def test_a_published_shard_makes_room_for_the_next() -> None:
+    """What a worker reports is believed at once."""
+    mill = Mill(shards=6)
+    mill.coordinator.tick()
+    mill.publish(0)
+    mill.report(0, "published")
+
+    progress = mill.coordinator.tick()
+
+    assert mill.outbox.sent == [0, 1, 2, 3, 4]
+    assert (progress.published, progress.rows_done) == (1, 5)
+
+
+def test_a_lost_message_is_sent_again() -> None:
+    """Neither leased nor published, with its queue empty: after a while it goes out once more."""
+    mill = Mill(shards=1)
+    mill.coordinator.tick()
+
+    mill.now += RESEND_AFTER_S + 1
+    mill.coordinator.tick()
+
+    assert mill.outbox.sent == [0, 0]
+
+
+def test_a_message_that_waits_is_not_sent_again() -> None:
+    """As long as the queue holds messages, a shard's is taken to be among them."""
+    mill = Mill(shards=1)
+    mill.coordinator.tick()
+    mill.board.waiting[QUEUE] = 1
+
+    mill.now += 100 * RESEND_AFTER_S
+    mill.coordinator.tick()
+
+    assert mill.outbox.sent == [0]
+
+
+def test_a_message_that_was_overtaken_is_sent_again() -> None:
+    """Queues are first in, first out: when a later message was taken, an earlier one is lost."""
+    mill = Mill(shards=3)
+    mill.coordinator.tick()
+    mill.board.waiting[QUEUE] = 1
+    mill.board.held = {("job-12345678", 1)}
+
+    mill.now += RESEND_AFTER_S + 1
+    mill.coordinator.tick()
+
+    assert mill.outbox.sent == [0, 1, 2, 0]
+
+
+def test_a_leased_shard_is_left_alone() -> None:
+    """While a worker holds it, it is not sent again, however long it takes."""
+    mill = Mill(shards=1)
+    mill.coordinator.tick()
+    mill.board.held = {("job-12345678", 0)}
+
+    for _ in range(10):
+        mill.now += RESEND_AFTER_S
+        mill.coordinator.tick()
+
+    assert mill.outbox.sent == [0]
+
+
+def test_a_shard_whose_worker_died_is_sent_again() -> None:
+    """When the lease is gone and nothing is published, the shard goes out once more."""
+    mill = Mill(shards=1)
+    mill.coordinator.tick()
+    mill.board.held = {("job-12345678", 0)}
+    mill.coordinator.tick()
+    mill.board.held = set()
+
+    mill.now += RESEND_AFTER_S + 1
+    mill.coordinator.tick()
+
+    assert mill.outbox.sent == [0, 0]
+
+
+def test_a_new_coordinator_sends_only_what_is_not_published() -> None:
+    """Started again, it reads the store and goes on."""
+    mill = Mill(shards=4)
+    mill.publish(0)
+    mill.publish(2)
+
+    mill.another().tick()
+
+    assert mill.outbox.sent == [1, 3]
+
+
+def test_a_wrong_report_does_not_end_a_job() -> None:
+    """Only the store's word counts: what was reported and is not there is sent again."""
+    mill = Mill(shards=1)
+    mill.coordinator.tick()
+    mill.report(0, "published")
+
+    progress = mill.coordinator.tick()
+    mill.coordinator.tick()
+
+    assert not progress.done
+    assert mill.outbox.sent == [0, 0]
+
+
+def test_a_published_shard_nobody_reported_is_found() -> None:
+    """With Redis wiped, the listing tells."""
+    mill = Mill(shards=1)
+    mill.coordinator.tick()
+    mill.publish(0)
+
+    mill.now += LISTING_EVERY_S + 1
+
+    assert mill.coordinator.tick().done
+
+
+def test_a_shard_that_only_fails_stops_the_job() -> None:
+    """After MAX_ERRORS errors for cause the job stops, and the message names shard and reason."""
+    mill = Mill(shards=1)
+    mill.coordinator.tick()
+    for _ in range(MAX_ERRORS):
+        mill.report(0, "error", "StoreError: disk full")
+
+    with pytest.raises(Stopped, match=r"shard 0 failed 5 times.*disk full"):
+        mill.coordinator.tick()
+
+
+def test_a_cancelled_job_stops() -> None:
+    """The mark in the store ends the coordinator."""
+    mill = Mill(shards=1)
+    mill.job.store.create(layout.CANCELLED, b"{}")
+
+    with pytest.raises(Stopped, match="cancelled"):
+        mill.coordinator.tick()
+
+
+def test_a_job_goes_on_when_redis_is_away() -> None:
+    """An unreachable board is a note, not an end; what was to be sent is sent later."""
+    mill = Mill(shards=2)
+    claim = mill.board.claim
+
+    def refuse(job: str, location: str) -> bool:
+        raise BrokerError("redis://127.0.0.1:1 cannot be reached")
+
+    mill.board.claim = refuse  # type: ignore[method-assign]
+    away = mill.coordinator.tick()
+    mill.board.claim = claim  # type: ignore[method-assign]
+    mill.coordinator.tick()
+
+    assert "cannot be reached" in away.note
+    assert mill.outbox.sent == [0, 1]
+
+
+def test_a_queue_that_nobody_serves_is_named() -> None:
+    """Work that waits for a worker that does not exist is said, not waited for in silence."""
+    mill = Mill(shards=1)
+
+    assert QUEUE in mill.coordinator.tick().note
