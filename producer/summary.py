@@ -28,9 +28,7 @@ def summary_lines(status: JobStatus, *, seconds: float | None, done_now: int) ->
     if status.vectors:
         lines += ["", "Look at it:", f"  {duckdb_command(status)}"]
     if status.failed:
-        lines.append(
-            f"  embedmill retry {shlex.quote(_short(status.location))}    # does the failed rows again"
-        )
+        lines.append(f"  embedmill retry {shlex.quote(_short(status.location))}    # does the failed rows again")
     return lines
 
 

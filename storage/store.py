@@ -6,6 +6,7 @@ Two real stores and one contract: a folder (hard link + fsync) and any store obs
 
 import contextlib
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 TMP = "_tmp"
 _FILE_MODE = 0o640
+_HTTP_STATUS = re.compile(r"status code: (\d{3})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +265,13 @@ def _store_errors(key: str) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError) as err:
         raise NotFound(f"{key} does not exist") from err
     except (OSError, BaseError) as err:
-        raise StoreError(f"{key}: {redact(str(err).splitlines()[0])}") from err
+        raise StoreError(f"{key}: {err.strerror or err if isinstance(err, OSError) else store_answer(err)}") from err
+
+
+def store_answer(err: Exception) -> str:
+    """What the store answered, without its body: a signature error's body holds the key's id."""
+    status = _HTTP_STATUS.search(str(err))
+    return f"the store answered {status.group(1)}" if status else f"the store failed ({type(err).__name__})"
 
 
 def _sync_folder(folder: Path) -> None:

@@ -37,7 +37,7 @@ def bad_images() -> list[Sample]:
         Sample("text.png", b"This is no picture, whatever its name says.\n" * 20, unsupported),
         Sample("nul.png", bytes(4096), unsupported),
         Sample("page.jpg", b"<!doctype html><title>404 Not Found</title>", unsupported),
-        Sample("drawing.png", b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>', unsupported),
+        Sample("drawing.png", b'<svg xmlns="http://www.w3.org/2000/svg"><path d="M0 0h9"/></svg>', unsupported),
         Sample("print.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", unsupported),
         Sample("paper.png", b"%PDF-1.7\n%%EOF\n", unsupported),
         Sample("truncated.jpg", jpeg[: len(jpeg) // 2], broken),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from schemas.errors import WorkerUnfit
 from schemas.failures import Failure, FailureCode, Stage, one_line
 from schemas.redaction import redact
-from storage.store import canonical_location
+from storage.store import canonical_location, store_answer
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -37,8 +37,6 @@ _CODES: dict[int | None, tuple[FailureCode, str]] = {
 }
 #: What this process has run out of is no fault of the row.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-
-_HTTP_STATUS = re.compile(r"status code: (\d{3})")
 
 
 class Fetcher:
@@ -68,14 +66,14 @@ class Fetcher:
         return self._object(uri) if uri.startswith(_S3) else self._file(uri)
 
     def _file(self, path: str) -> bytes | Failure:
-        place = os.path.realpath(path)  # links are followed here, once; the walk below follows none
-        for root in self._folders:
-            if place == root or place.startswith(root.rstrip("/") + "/"):
-                parts = [part for part in place[len(root) :].split("/") if part]
-                try:
+        try:
+            place = os.path.realpath(path)  # links are followed here, once; the walk below follows none
+            for root in self._folders:
+                if place == root or place.startswith(root.rstrip("/") + "/"):
+                    parts = [part for part in place[len(root) :].split("/") if part]
                     return self._read(_open_below(root, parts or ["."]), path)
-                except OSError as err:
-                    return _os_failure(err, path)
+        except OSError as err:
+            return _os_failure(err, path)
         return _failure(FailureCode.OUTSIDE_ROOT, "outside the allowed roots", path)
 
     def _read(self, handle: int, path: str) -> bytes | Failure:
@@ -118,7 +116,7 @@ class Fetcher:
         except ValueError:  # an empty segment, for one: obstore has no spelling for such a key
             return _failure(FailureCode.URI_INVALID, "no usable key", url)
         except (OSError, BaseError) as err:
-            return _failure(FailureCode.FETCH_FAILED, _store_answer(err), url)
+            return _failure(FailureCode.FETCH_FAILED, store_answer(err), url)
 
     def _size_problem(self, size: int) -> tuple[FailureCode, str] | None:
         if size == 0:
@@ -172,12 +170,6 @@ def _os_failure(err: OSError, path: str) -> Failure:
         raise WorkerUnfit(f"this process cannot open files any more: {err.strerror}; raise its limits") from err
     code, reason = _CODES.get(err.errno, (FailureCode.FETCH_FAILED, err.strerror or type(err).__name__))
     return _failure(code, reason, path)
-
-
-def _store_answer(err: Exception) -> str:
-    """What the store answered, without its body: a signature error's body holds the key's id."""
-    status = _HTTP_STATUS.search(str(err))
-    return f"the store answered {status.group(1)}" if status else f"the store failed ({type(err).__name__})"
 
 
 def _failure(code: FailureCode, reason: str, uri: str) -> Failure:

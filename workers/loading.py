@@ -1,7 +1,7 @@
 """Loading: rows become texts and images in memory, in front of the model."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -66,7 +66,9 @@ class ScriptedLoader:
         return self._media.get(row.id, missing)
 
 
-def load_all(loader: Loader, rows: Iterable[ManifestRow], threads: int) -> Iterator[tuple[int, Loaded | Failure]]:
+def load_all(
+    loader: Loader, rows: Iterable[ManifestRow], threads: int
+) -> Generator[tuple[int, Loaded | Failure], None, None]:
     """Each row's index and outcome, in the order of `rows`; media are loaded by `threads` threads.
 
     At most `2 * threads` rows are loaded ahead of the consumer, so memory is bounded whatever the shard.

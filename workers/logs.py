@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import time
+import warnings
 
 from schemas.redaction import redact
 
@@ -33,6 +34,7 @@ class JsonLines(logging.Formatter):
 
 def configure(worker: str) -> None:
     """Send every logger of this process to stderr; only our own say more than warnings."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata of a user's image is no event
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(worker))
     root = logging.getLogger()

@@ -1,0 +1,108 @@
+"""The mill as its users run it: the command line and workers in processes of their own."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ENTRY = [sys.executable, "-c", "from producer.cli import main; main()"]
+
+
+def embedmill(
+    *words: object, env: dict[str, str] | None = None, timeout_s: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end."""
+    return subprocess.run(
+        [*ENTRY, *map(str, words)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **(env or {})},
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+@contextmanager
+def started(
+    *words: object, env: dict[str, str] | None = None, log: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that runs beside the test, in a group of its own; killed at the end of the `with`."""
+    output = log.open("wb") if log else subprocess.DEVNULL
+    process = subprocess.Popen(
+        [*ENTRY, *map(str, words)],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env={**os.environ, **(env or {})},
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(30)
+        if not isinstance(output, int):
+            output.close()
+
+
+def children(pid: int) -> list[int]:
+    """The processes whose parent is `pid`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except OSError:
+                continue  # it ended while we looked
+            if int(stat.rpartition(")")[2].split()[1]) == pid:
+                found.append(int(entry.name))
+    return found
+
+
+def command_of(pid: int) -> str:
+    """The command line of a process, or "" when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+def worker_pids(pid: int) -> list[int]:
+    """The main processes of the workers below `pid`, and their children."""
+    mains = [child for child in children(pid) if "celery" in command_of(child)]
+    return mains + [grandchild for main in mains for grandchild in children(main)]
+
+
+def server_pids(pid: int) -> list[int]:
+    """The Redis server below `pid`."""
+    return [child for child in children(pid) if "-server" in command_of(child)]
+
+
+def kill(pid: int, number: int = signal.SIGKILL) -> None:
+    """Signal a process that may be gone already."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def texts(count: int, *, seed: int = 1, longest: int = 60) -> list[dict[str, Any]]:
+    """Rows of mixed lengths, with a column to keep; the same for the same seed."""
+    rng = random.Random(seed)
+    words = "a cat sleeps on the sofa while rockets launch over the sea and people drink coffee in berlin".split()
+    return [
+        {"id": f"t{n:06d}", "text": " ".join(rng.choices(words, k=rng.randint(1, longest))), "label": f"l{n % 7}"}
+        for n in range(count)
+    ]
