@@ -19,7 +19,8 @@ def page() -> str:
 
 
 def _sections(command, path, parent):  # type: ignore[no-untyped-def]  # Typer ships no types for the commands it makes
-    context = type(command).context_class(command, info_name=path, parent=parent, terminal_width=WIDTH, max_content_width=WIDTH)
+    width = {"terminal_width": WIDTH, "max_content_width": WIDTH}
+    context = type(command).context_class(command, info_name=path, parent=parent, **width)
     yield f"\n## {path}\n\n```text\n{command.get_help(context)}\n```\n"
     for name, child in getattr(command, "commands", {}).items():
         yield from _sections(child, f"{path} {name}", None)

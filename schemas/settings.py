@@ -18,6 +18,7 @@ class Settings:
     batch_items: int = 256
     load_threads: int = 2  # threads that fetch and decode in front of the device
     model_cache: str = ""  # where packaged models are built; default: the user's cache folder
+    hash_delay_ms: float = 0.0  # what the model `hash` waits a row, to stand in for a slow one
     worker_name: str = ""
     device: str = "cpu"
     queues: tuple[str, ...] = ()  # the queues that a worker serves

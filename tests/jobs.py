@@ -19,7 +19,7 @@ def text_rows(count: int, *, first: int = 0) -> list[ManifestRow]:
     ]
 
 
-def planned_job(store: Store, shards: list[list[ManifestRow]], *, root: str = "") -> Job:
+def planned_job(store: Store, shards: list[list[ManifestRow]], *, root: str = "", model_digest: str = DIGEST) -> Job:
     """A job with these shards, for the model `hash`."""
     keep = (KeptColumn(name="label"),)
     with PlanWriter(keep) as writer:
@@ -30,12 +30,12 @@ def planned_job(store: Store, shards: list[list[ManifestRow]], *, root: str = ""
         manifest="/rows.jsonl",
         manifest_sha256=DIGEST,
         model="hash",
-        model_digest=DIGEST,
+        model_digest=model_digest,
         keep=keep,
         media_base=root,
         media_roots=(root,) if root else (),
     )
-    space = Space(model_digest=DIGEST, dim=DIM)
+    space = Space(model_digest=model_digest, dim=DIM)
     return create_job(
         store, JobRecord(id="job-12345678", created_at=now(), spec=spec, space=space, plan=plan, versions={})
     )

@@ -14,9 +14,13 @@ from typing import Any
 ENTRY = [sys.executable, "-c", "from producer.cli import main; main()"]
 
 
+Done = subprocess.CompletedProcess[str]
+Running = subprocess.Popen[bytes]
+
+
 def embedmill(
     *words: object, env: dict[str, str] | None = None, timeout_s: float = 300
-) -> subprocess.CompletedProcess[str]:
+) -> Done:
     """Run one command to its end."""
     return subprocess.run(
         [*ENTRY, *map(str, words)],
@@ -29,9 +33,7 @@ def embedmill(
 
 
 @contextmanager
-def started(
-    *words: object, env: dict[str, str] | None = None, log: Path | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
+def started(*words: object, env: dict[str, str] | None = None, log: Path | None = None) -> Iterator[Running]:
     """A command that runs beside the test, in a group of its own; killed at the end of the `with`."""
     output = log.open("wb") if log else subprocess.DEVNULL
     process = subprocess.Popen(

@@ -4,6 +4,7 @@ An edge: it reads the environment, once, and hands what it finds to the code tha
 """
 
 import os
+from collections.abc import Callable
 
 from celery import Celery
 from celery.signals import setup_logging, worker_process_init
@@ -12,8 +13,21 @@ from schemas.queues import celery_settings
 from schemas.settings import Settings
 from workers.tasks import register
 
+
+class MillApp(Celery):
+    """An app that a spawned child finds by importing this module: Celery's own pickle forgets the tasks."""
+
+    def __reduce__(self) -> tuple[Callable[[], Celery], tuple[()]]:
+        return this_app, ()
+
+
+def this_app() -> Celery:
+    """The app of this process."""
+    return app
+
+
 settings = Settings.from_environ(os.environ)
-app = Celery("embedmill", set_as_current=True)
+app = MillApp("embedmill", set_as_current=True)
 app.conf.update(celery_settings(settings.broker_url))
 register(app, settings)
 

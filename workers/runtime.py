@@ -132,7 +132,9 @@ class Runtime:
                 )
             self._encoders.clear()
             self._jobs.clear()
-            self._encoders[digest] = load_encoder(model, device=self.settings.device, cache=self.settings.model_cache)
+            self._encoders[digest] = load_encoder(
+                model, device=self.settings.device, cache=self.settings.model_cache, delay_ms=self.settings.hash_delay_ms
+            )
         return self._encoders[digest]
 
     def _report(self, message: ShardMessage, outcome: str, *, error: str = "") -> ShardReport:

@@ -124,7 +124,7 @@ def usable_cores() -> int:
 
 
 def _command(settings: Settings) -> list[str]:
-    options = ["--without-gossip", "--without-mingle", "--task-events", "--loglevel=INFO"]
+    options = ["--without-gossip", "--without-mingle", "--task-events", "--loglevel=WARNING"]
     queues = f"--queues={','.join(settings.queues)}"
     return [
         sys.executable,

@@ -16,7 +16,7 @@ def s3() -> Iterator[S3Server]:
     with s3_server() as server:
         import urllib.request
 
-        request = urllib.request.Request(f"{server.endpoint}/{server.bucket}", method="PUT")  # noqa: S310
+        request = urllib.request.Request(f"{server.endpoint}/{server.bucket}", method="PUT")
         urllib.request.urlopen(request).close()
         yield server
 

@@ -1,0 +1,260 @@
+"""Parsing: one raw record becomes a ManifestRow, or a Reject that says why it is none."""
+
+import re
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+import orjson
+
+from producer.manifest import Manifest, Record
+from schemas.errors import ManifestError, Refused
+from schemas.failures import FailureCode, Reject, RejectCode, one_line
+from schemas.job import KEEP_TYPES, KeptColumn
+from schemas.rows import MODALITY_BY_EXTENSION, ManifestRow, Modality, modality_of_uri
+
+#: Characters of a text; a longer one is a failure.
+MAX_CHARS = 1_000_000
+#: UTF-8 bytes of an id.
+MAX_ID_BYTES = 512
+
+_RESERVED = ("id", "embedding", "modality")  # columns of the output that are embedmill's own
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters and lone surrogates
+_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
+_FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|nan|[+-]?inf(inity)?", re.IGNORECASE)
+_BOOLS = {"true": True, "false": False, "1": True, "0": False}
+_MODALITIES = {str(modality): modality for modality in Modality}
+
+
+def kept_columns(names: Iterable[str], manifest: Manifest) -> tuple[KeptColumn, ...]:
+    """The columns that `--keep` names, as `name` or `name:type`; a Parquet column has its own type by default.
+
+    Raises Refused for an unknown type, a name used twice or one of ours, ManifestError for a column that is not there.
+    """
+    keep = tuple(_kept_column(name, manifest) for name in names)
+    found = [column.name for column in keep]
+    for name in found:
+        if name in _RESERVED:
+            raise Refused(f"--keep {name}: the output has a column of that name already; rename it in the manifest")
+        if found.count(name) > 1:
+            raise Refused(f"--keep {name} is given twice; give it once")
+    require_columns(manifest, found, "--keep")
+    return keep
+
+
+def _kept_column(text: str, manifest: Manifest) -> KeptColumn:
+    name, colon, kind = text.rpartition(":")
+    if not colon:
+        return KeptColumn(name=text, type=manifest.natural_type(text))
+    if kind not in KEEP_TYPES or not name:
+        raise Refused(f"--keep {text}: {kind or '(nothing)'} is no type; give name, or name:{'|'.join(KEEP_TYPES)}")
+    return KeptColumn(name=name, type=kind)
+
+
+def require_columns(manifest: Manifest, names: Iterable[str], option: str) -> None:
+    """Raise ManifestError unless the manifest's header, if it has one, names all of `names`."""
+    for name in names:
+        if manifest.columns is not None and name not in manifest.columns:
+            there = one_line(", ".join(manifest.columns))
+            raise ManifestError(f"{manifest.name} has no column {name}; it has {there}; name another with {option}")
+
+
+class RowParser:
+    """Parses the records of one manifest for one model."""
+
+    def __init__(
+        self,
+        *,
+        id_column: str = "id",
+        keep: Iterable[KeptColumn] = (),
+        modalities: Collection[Modality] = (),  # rows of others are skipped; empty: none are
+        supported: Collection[Modality] = tuple(Modality),  # what the model has an input for
+        max_chars: int = MAX_CHARS,
+    ) -> None:
+        self._id_column, self._max_chars = id_column, max_chars
+        self._keep = tuple((column, _CONVERTERS[column.type]) for column in keep)
+        self._taken = frozenset(modalities) or frozenset(Modality)
+        self._supported = frozenset(supported)
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The manifest's columns that parsing looks at."""
+        return frozenset({self._id_column, "modality", "text", "uri", *(column.name for column, _ in self._keep)})
+
+    def parse(self, line: int, record: Record) -> ManifestRow | Reject | None:
+        """The row, or why the record is none; None where its modality is not asked for."""
+        try:
+            id_ = self._id(record.get(self._id_column))
+        except _Refusal as refusal:
+            return refusal.reject(line, None)
+        try:
+            modality = self._modality(record)
+            if modality not in self._taken:
+                return None
+            text, uri, defect = self._content(modality, record)
+            kept = self._kept(record) if self._keep else ()
+        except _Refusal as refusal:
+            return refusal.reject(line, id_)
+        return ManifestRow(id=id_, line=line, modality=modality, text=text, uri=uri, defect=defect, kept=kept)
+
+    def _id(self, value: object) -> str:
+        if type(value) is int:
+            value = str(value)
+        if value is None or value == "":
+            raise _Refusal(RejectCode.MISSING_ID, f"{self._id_column} is missing; every row needs one")
+        if not isinstance(value, str):
+            kind = type(value).__name__
+            raise _Refusal(RejectCode.BAD_ID, f"{self._id_column} is a {kind}; write it as a string or an integer")
+        if len(value) <= MAX_ID_BYTES and value.isascii() and value.isprintable():
+            return value
+        if _UNSAFE.search(value):
+            raise _Refusal(RejectCode.BAD_ID, f"{self._id_column} holds control characters or lone surrogates")
+        if len(value.encode()) > MAX_ID_BYTES:
+            raise _Refusal(RejectCode.BAD_ID, f"{self._id_column} is over {MAX_ID_BYTES} bytes long")
+        return value
+
+    def _modality(self, record: Record) -> Modality:
+        said = record.get("modality")
+        if said is None or said == "":
+            return _implied_modality(record)
+        modality = _MODALITIES.get(said) if isinstance(said, str) else None
+        if modality is None:
+            accepted = ", ".join(_MODALITIES)
+            raise _Refusal(RejectCode.UNKNOWN_MODALITY, f"modality is {_shown(said)}; it may be {accepted}")
+        return modality
+
+    def _content(self, modality: Modality, record: Record) -> tuple[str | None, str | None, FailureCode | None]:
+        """The text and uri that can be stored, and what is wrong with them."""
+        text = uri = None
+        defect = None
+        if modality is Modality.TEXT or modality is Modality.MIXED:
+            text, defect = self._text(record.get("text"))
+        if modality is not Modality.TEXT:
+            uri, uri_defect = _uri(record.get("uri"))
+            defect = defect or uri_defect
+        return text, uri, defect if modality in self._supported else FailureCode.MODALITY_UNSUPPORTED
+
+    def _text(self, text: object) -> tuple[str | None, FailureCode | None]:
+        if text is None:
+            return None, FailureCode.TEXT_EMPTY
+        if not isinstance(text, str):
+            raise _Refusal(RejectCode.BAD_VALUE, f"text is a {type(text).__name__}; write it as a string")
+        if len(text) > self._max_chars:
+            return None, FailureCode.TEXT_TOO_LONG
+        if not text.isascii() and not _is_unicode(text):
+            return None, FailureCode.TEXT_SURROGATE
+        if "\0" in text:
+            return text, FailureCode.TEXT_NUL
+        return text, FailureCode.TEXT_EMPTY if not text or text.isspace() else None
+
+    def _kept(self, record: Record) -> tuple[object, ...]:
+        return tuple([_converted(record.get(column.name), column, convert) for column, convert in self._keep])
+
+
+class _Refusal(Exception):  # never leaves this file: RowParser.parse makes it a Reject
+    """A record is no row."""
+
+    def __init__(self, code: RejectCode, message: str) -> None:
+        super().__init__(message)
+        self.code, self.message = code, message
+
+    def reject(self, line: int, id_: str | None) -> Reject:
+        return Reject(line=line, id=id_, code=self.code, message=one_line(self.message))
+
+
+def _implied_modality(record: Record) -> Modality:
+    """The modality of a row that does not name it; an empty cell beside one that is filled counts as absent."""
+    text, uri = record.get("text"), record.get("uri")
+    if uri is None and text is not None:
+        return Modality.TEXT
+    if uri is None or uri == "":
+        if text is None or text == "":
+            raise _Refusal(RejectCode.NO_CONTENT, "neither text nor uri; every row needs one")
+        return Modality.TEXT
+    if text is not None and text != "":
+        return Modality.MIXED
+    modality = modality_of_uri(uri) if isinstance(uri, str) else None
+    if modality is None:
+        endings = ", ".join(MODALITY_BY_EXTENSION)
+        raise _Refusal(
+            RejectCode.UNKNOWN_MODALITY,
+            f"the ending of the uri does not tell the modality; add a column modality, or use {endings}",
+        )
+    return modality
+
+
+def _uri(uri: object) -> tuple[str | None, FailureCode | None]:
+    if uri is None or uri == "":
+        return None, FailureCode.URI_EMPTY
+    if not isinstance(uri, str):
+        raise _Refusal(RejectCode.BAD_VALUE, f"uri is a {type(uri).__name__}; write it as a string")
+    if _UNSAFE.search(uri):
+        return None, FailureCode.URI_INVALID
+    return uri, FailureCode.URI_EMPTY if uri.isspace() else None
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether UTF-8, and so Parquet, can hold `text`: it has no lone surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(value: object) -> str:
+    """A value within a message, cut so that the rest of the message is kept."""
+    text = value if isinstance(value, str) else type(value).__name__
+    return repr(text if len(text) <= 80 else text[:79] + "…")
+
+
+def _converted(value: object, column: KeptColumn, convert: Callable[[Any], object]) -> object:
+    if value is None or (value == "" and column.type != "string"):  # an empty CSV cell
+        return None
+    try:
+        return convert(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as err:
+        message = f"{column.name} is no {column.type}; correct it, or keep it as another type"
+        raise _Refusal(RejectCode.BAD_VALUE, message) from err
+
+
+def _to_string(value: object) -> str:
+    """Strings as they are, anything else as compact JSON."""
+    if not isinstance(value, str):
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        return str(value) if numeric else orjson.dumps(value).decode()  # JSON has no NaN and no large integers
+    if not value.isascii() and not _is_unicode(value):
+        raise ValueError("a lone surrogate")
+    return value
+
+
+def _to_int64(value: object) -> int:
+    if isinstance(value, str):
+        value = int(value) if _INTEGER.fullmatch(value) else _to_float64(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
+        value = int(value)  # what data frames make of integers beside missing values
+    if type(value) is not int or not -(2**63) <= value < 2**63:
+        raise ValueError("no int64")
+    return value
+
+
+def _to_float64(value: object) -> float:
+    if isinstance(value, str) and not _FLOAT.fullmatch(value):
+        raise ValueError("no float64")
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise TypeError("no float64")
+    return float(value)
+
+
+def _to_bool(value: object) -> bool:
+    found = _BOOLS.get(str(value).lower()) if isinstance(value, str | int) else None
+    if found is None:
+        raise ValueError("no bool")
+    return found
+
+
+_CONVERTERS: dict[str, Callable[[Any], object]] = {
+    "string": _to_string,
+    "int64": _to_int64,
+    "float64": _to_float64,
+    "bool": _to_bool,
+}

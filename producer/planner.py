@@ -1,0 +1,213 @@
+"""The planner: cuts a manifest into shards of about equal cost, and writes the plan."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from producer.duplicates import DuplicateFinder
+from producer.manifest import Manifest
+from producer.parsing import RowParser, require_columns
+from schemas.errors import ManifestError
+from schemas.failures import Reject, RejectCode
+from schemas.job import JobSpec, PlanRecord
+from schemas.model_cards import ModelCard
+from schemas.rows import ManifestRow, Modality
+from storage.plans import PlanWriter
+from storage.store import Store
+
+#: A shard is closed at so many rows, or bytes of text: it is held in memory as a whole.
+MAX_SHARD_ROWS = 16384
+MAX_SHARD_BYTES = 32 * 2**20
+#: The first shards are smaller, so that a small job is spread over workers and shows progress early.
+RAMP = 8
+_PROGRESS_ROWS = 10_000
+
+#: What a record became; None: its modality is not asked for.
+Outcome = ManifestRow | Reject | None
+
+
+def make_plan(
+    store: Store,
+    manifest: Manifest,
+    spec: JobSpec,
+    card: ModelCard,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[PlanRecord, str]:
+    """Cut the rows of `manifest` into shards and upload the plan; returns it and the manifest's sha256.
+
+    Of `spec`: id_column, keep, modalities, strict and shard_seconds. `progress` hears the records read so far.
+    Raises ManifestError for a manifest that has no rows or cannot be read; if strict, for a line that is no row.
+    """
+    require_columns(manifest, [spec.id_column], "--id-column")
+    require_columns(manifest, [column.name for column in spec.keep], "--keep")
+    parser = RowParser(id_column=spec.id_column, keep=spec.keep, modalities=spec.modalities, supported=card.modalities)
+    ids = DuplicateFinder()
+    with PlanWriter(spec.keep) as writer:
+        outcomes = _with_ids_noted(_outcomes(manifest, parser, progress), ids)
+        if spec.strict:
+            outcomes = _rows_only(outcomes, ids, manifest.name)
+        read = _write(outcomes, writer, _Cutter(writer, card, spec.shard_seconds))
+        duplicates = ids.duplicate_pairs()
+        if not len(duplicates):
+            return _published(store, writer, read, manifest)
+    with PlanWriter(spec.keep) as writer:  # only now is it known which ids come again
+        outcomes = _without(duplicates, _outcomes(manifest, parser, progress))
+        read = _write(outcomes, writer, _Cutter(writer, card, spec.shard_seconds))
+        return _published(store, writer, read, manifest)
+
+
+def text_cost(text: str, card: ModelCard) -> float:
+    """The estimated tokens of a text: a token takes four characters, and two mark the ends."""
+    return card.text_padding or min(len(text) / 4 + 2, card.max_tokens)
+
+
+def row_cost(row: ManifestRow, card: ModelCard) -> float:
+    """The estimated tokens of a row; one that is known to fail costs next to nothing."""
+    if row.defect is not None:
+        return 1.0
+    cost = 0.0 if row.text is None else text_cost(row.text, card)
+    return cost if row.uri is None else cost + max(card.tokens_per_image, 1)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Read:
+    """What a reading of the manifest found beside rows."""
+
+    skipped: int = 0
+    first_reject: Reject | None = None
+
+
+def _outcomes(manifest: Manifest, parser: RowParser, progress: Callable[[int], None] | None) -> Iterator[Outcome]:
+    """What each record of the manifest is, in line order."""
+    parse = parser.parse
+    for count, (line, record) in enumerate(manifest.records(parser.columns), start=1):
+        if progress is not None and count % _PROGRESS_ROWS == 0:
+            progress(count)
+        yield record if type(record) is Reject else parse(line, record)  # type: ignore[arg-type]  # `is` for speed
+
+
+def _with_ids_noted(outcomes: Iterable[Outcome], ids: DuplicateFinder) -> Iterator[Outcome]:
+    for outcome in outcomes:
+        if type(outcome) is ManifestRow:
+            ids.add(outcome.id, outcome.line)
+        yield outcome
+
+
+def _rows_only(outcomes: Iterable[Outcome], ids: DuplicateFinder, name: str) -> Iterator[Outcome]:
+    """The outcomes while none is a reject; raises ManifestError for the first line that is none, duplicates too."""
+    reject = None
+    for outcome in outcomes:
+        if isinstance(outcome, Reject):
+            reject = outcome
+            break
+        yield outcome
+    duplicates = ids.duplicate_pairs()
+    if len(duplicates):  # each of them on an earlier line than the reject
+        line, first = duplicates[0].tolist()
+        reject = _duplicate(line, first)
+    if reject is not None:
+        raise ManifestError(
+            f"{name} line {reject.line}: {reject.code}: {reject.message}; correct it, or leave --strict away"
+        )
+
+
+def _without(duplicates: np.ndarray, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+    """The outcomes, with the rows on the lines of `duplicates` made rejects."""
+    at, line = 0, int(duplicates[0, 0])
+    for outcome in outcomes:
+        if type(outcome) is ManifestRow and outcome.line == line:
+            yield _duplicate(line, int(duplicates[at, 1]), outcome.id)
+            at += 1
+            line = int(duplicates[at, 0]) if at < len(duplicates) else 0
+        else:
+            yield outcome
+
+
+def _duplicate(line: int, first: int, id_: str | None = None) -> Reject:
+    message = f"the id was used before, on line {first}"
+    return Reject(line=line, id=id_, code=RejectCode.DUPLICATE_ID, message=message)
+
+
+def _write(outcomes: Iterable[Outcome], writer: PlanWriter, cutter: "_Cutter") -> _Read:
+    read = _Read()
+    for outcome in outcomes:
+        if type(outcome) is ManifestRow:
+            cutter.add(outcome)
+        elif outcome is None:
+            read.skipped += 1
+        elif isinstance(outcome, Reject):
+            writer.add_reject(outcome)
+            read.first_reject = read.first_reject or outcome
+    cutter.close()
+    return read
+
+
+def _published(store: Store, writer: PlanWriter, read: _Read, manifest: Manifest) -> tuple[PlanRecord, str]:
+    if not writer.rows:
+        raise ManifestError(f"{manifest.name} has no rows: {_why_no_rows(writer, read)}")
+    assert manifest.sha256 is not None  # it was read to its end
+    return writer.publish(store, skipped=read.skipped), manifest.sha256
+
+
+def _why_no_rows(writer: PlanWriter, read: _Read) -> str:
+    if read.first_reject is not None:
+        first = read.first_reject
+        return f"{writer.rejects:,} lines were rejected, the first on line {first.line}: {first.message}"
+    return f"{read.skipped:,} are of other modalities than --modality" if read.skipped else "it is empty; add some"
+
+
+@dataclass(slots=True)
+class _OpenShard:
+    """The rows of one modality that wait for their shard to be full."""
+
+    rows: list[ManifestRow] = field(default_factory=list)
+    cost: float = 0.0  # estimated tokens
+    size: int = 0  # bytes of text, uri and kept strings
+
+
+class _Cutter:
+    """Collects rows by modality and gives full shards to the writer."""
+
+    def __init__(self, writer: PlanWriter, card: ModelCard, shard_seconds: float) -> None:
+        self._writer, self._card = writer, card
+        self._full_budget = card.tokens_per_second * shard_seconds
+        self._shards = 0
+        self._budget = self._ramped()
+        self._open = {modality: _OpenShard() for modality in Modality}
+
+    def add(self, row: ManifestRow) -> None:
+        shard = self._open[row.modality]
+        shard.rows.append(row)
+        shard.cost += row_cost(row, self._card)
+        shard.size += _size(row)
+        if shard.cost >= self._budget or len(shard.rows) >= MAX_SHARD_ROWS or shard.size >= MAX_SHARD_BYTES:
+            self._close_shard(row.modality)
+
+    def close(self) -> None:
+        """Close the shards that are not full, in the order of their modalities."""
+        for modality, shard in self._open.items():
+            if shard.rows:
+                self._close_shard(modality)
+
+    def _close_shard(self, modality: Modality) -> None:
+        shard = self._open[modality]
+        self._writer.add_shard(modality, shard.rows, shard.cost)
+        self._open[modality] = _OpenShard()
+        self._shards += 1
+        self._budget = self._ramped()
+
+    def _ramped(self) -> float:
+        return self._full_budget * min(1.0, (1 + self._shards) / RAMP)
+
+
+def _size(row: ManifestRow) -> int:
+    size = sum(_bytes(value) for value in row.kept if isinstance(value, str)) if row.kept else 0
+    if row.text is not None:
+        size += _bytes(row.text)
+    return size if row.uri is None else size + len(row.uri)
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())

@@ -1,0 +1,188 @@
+"""Batching: a shard's items in batches that fit the device, and each item's vector or failure out of them."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from schemas.errors import EmbedmillError, WorkerUnfit
+from schemas.failures import Failure, FailureCode, Stage, one_line
+from workers.encoder import Encoder, Features, OutOfMemory
+from workers.loading import Loaded
+
+#: Batches that are preprocessed ahead of the forward pass.
+_AHEAD = 2
+
+
+class Cancelled(EmbedmillError):
+    """Nobody wants the shard any more: the job was cancelled, or another worker has it."""
+
+
+@dataclass(slots=True)
+class TokenBudget:
+    """Padded tokens that a batch may hold; it shrinks when the device runs out of memory, and stays so."""
+
+    tokens: int
+
+    def shrink_below(self, tokens: int) -> None:
+        """Remember that a batch of so many padded tokens was too much."""
+        self.tokens = max(1, min(self.tokens, tokens // 2))
+
+
+def fill_batches(lengths: Sequence[int], *, budget: int, max_items: int) -> list[list[int]]:
+    """Indices in batches, the longest first, so that items x longest stays within `budget` and items in `max_items`."""
+    batches: list[list[int]] = []
+    longest = 0
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not batches or len(batches[-1]) >= max_items or (len(batches[-1]) + 1) * longest > budget:
+            batches.append([])
+            longest = max(1, lengths[index])
+        batches[-1].append(index)
+    return batches
+
+
+def encode_batches(
+    encoder: Encoder,
+    items: Sequence[Loaded],
+    *,
+    budget: TokenBudget,
+    max_items: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[np.ndarray | Failure]:
+    """A float32 (dim,) vector or a failure for each item, in the items' order; they share a modality.
+
+    Raises Cancelled between two batches once `should_stop()` is true.
+    """
+    if not items:
+        return []
+    with ThreadPoolExecutor(1, thread_name_prefix="preprocess") as pool:
+        return _Encoding(encoder, items, budget, max_items, should_stop, pool).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Error:
+    """What went wrong with a batch, without the exception: its traceback would hold the device's memory."""
+
+    code: FailureCode
+    message: str
+
+    @property
+    def stage(self) -> Stage:
+        return Stage.PREPROCESS if self.code is FailureCode.PREPROCESS_FAILED else Stage.FORWARD
+
+
+class _Encoding:
+    """One call of `encode_batches`."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        items: Sequence[Loaded],
+        budget: TokenBudget,
+        max_items: int,
+        should_stop: Callable[[], bool],
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self._encoder, self._items, self._budget, self._max_items = encoder, items, budget, max_items
+        self._should_stop, self._pool = should_stop, pool
+        self._lengths: list[int] = pool.submit(self._measure).result()
+        self._todo: deque[list[int]] = deque()
+        self._ahead: deque[tuple[list[int], Future[Features | _Error]]] = deque()
+        self._outcomes: list[np.ndarray | Failure | None] = [None] * len(items)
+
+    def run(self) -> list[np.ndarray | Failure]:
+        self._todo.extend(self._batches(range(len(self._items))))
+        try:
+            for batch, features in self._prepared():
+                if self._should_stop():
+                    raise Cancelled("the shard was given up between two batches")
+                self._settle(batch, features if isinstance(features, _Error) else self._forward(features))
+        finally:
+            for _, future in self._ahead:
+                future.cancel()
+        assert all(outcome is not None for outcome in self._outcomes)
+        return [outcome for outcome in self._outcomes if outcome is not None]
+
+    def _measure(self) -> list[int]:
+        """The items' lengths; where the model cannot measure them all, each that it cannot counts as one token."""
+        try:
+            return self._encoder.lengths(self._items)
+        except WorkerUnfit:
+            raise
+        except Exception:  # noqa: BLE001  # the bad item is found by preprocessing it
+            return [1] * len(self._items)
+
+    def _batches(self, indices: Sequence[int]) -> Iterator[list[int]]:
+        lengths = [self._lengths[i] for i in indices]
+        for batch in fill_batches(lengths, budget=self._budget.tokens, max_items=self._max_items):
+            yield [indices[at] for at in batch]
+
+    def _prepared(self) -> Iterator[tuple[list[int], Features | _Error]]:
+        """The batches with their features, in order; the next are preprocessed meanwhile."""
+        while self._todo or self._ahead:
+            while self._todo and len(self._ahead) < _AHEAD:
+                batch = self._todo.popleft()
+                self._ahead.append((batch, self._pool.submit(self._preprocess, batch)))
+            batch, future = self._ahead.popleft()
+            yield batch, future.result()
+
+    def _preprocess(self, batch: list[int]) -> Features | _Error:
+        try:
+            return self._encoder.preprocess([self._items[i] for i in batch])
+        except WorkerUnfit:
+            raise
+        except Exception as err:  # noqa: BLE001  # the row loop: recorded, then bisected
+            return _Error(FailureCode.PREPROCESS_FAILED, one_line(f"{type(err).__name__}: {err}"))
+
+    def _forward(self, features: Features) -> np.ndarray | _Error:
+        try:
+            return self._encoder.forward(features)
+        except WorkerUnfit:
+            raise
+        except OutOfMemory:
+            return _Error(FailureCode.OUT_OF_MEMORY, "the device has not the memory for this row alone")
+        except Exception as err:  # noqa: BLE001  # the row loop: recorded, then bisected
+            return _Error(FailureCode.FORWARD_FAILED, one_line(f"{type(err).__name__}: {err}"))
+
+    def _settle(self, batch: list[int], result: np.ndarray | _Error) -> None:
+        if isinstance(result, _Error):
+            self._recover(batch, result)
+            return
+        bad = self._bad_rows(result, len(batch))
+        for at, index in enumerate(batch):
+            if at not in bad:
+                self._outcomes[index] = result[at]
+            elif len(batch) == 1:
+                self._outcomes[index] = bad[at]
+            else:
+                self._todo.appendleft([index])  # alone, to see whose fault it is
+
+    def _recover(self, batch: list[int], error: _Error) -> None:
+        """Split the batch, or, of one item, record its failure."""
+        if len(batch) == 1:
+            self._outcomes[batch[0]] = Failure(code=error.code, stage=error.stage, message=error.message)
+            return
+        if error.code is FailureCode.OUT_OF_MEMORY:
+            self._budget.shrink_below(len(batch) * max(self._lengths[i] for i in batch))
+            waiting = [index for later in self._todo for index in later]
+            self._todo = deque(self._batches(waiting)) if waiting else deque()
+        middle = len(batch) // 2
+        self._todo.extendleft([batch[middle:], batch[:middle]])
+
+    def _bad_rows(self, vectors: np.ndarray, count: int) -> dict[int, Failure]:
+        """The rows of a result that are no vectors of the space."""
+        if vectors.shape != (count, self._encoder.dim) or vectors.dtype != np.float32:
+            shape = f"the model gave {vectors.dtype} {vectors.shape} for {count} rows of {self._encoder.dim} dimensions"
+            failure = Failure(code=FailureCode.VECTOR_SHAPE, stage=Stage.CHECK, message=shape)
+            return dict.fromkeys(range(count), failure)
+        finite = np.isfinite(vectors).all(axis=1)
+        zero = ~vectors.any(axis=1)
+        bad = {int(at): _check_failure(FailureCode.VECTOR_NOT_FINITE) for at in np.flatnonzero(~finite)}
+        return bad | {int(at): _check_failure(FailureCode.VECTOR_ZERO) for at in np.flatnonzero(zero)}
+
+
+def _check_failure(code: FailureCode) -> Failure:
+    reason = "holds NaN or infinity" if code is FailureCode.VECTOR_NOT_FINITE else "is zero in all dimensions"
+    return Failure(code=code, stage=Stage.CHECK, message=f"the model's vector of this row alone {reason}")
