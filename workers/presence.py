@@ -19,17 +19,17 @@ class Announcer(threading.Thread):
         super().__init__(name="presence", daemon=True)
         self._settings = settings
         self._client = redis.Redis.from_url(client_url(settings.broker_url), **CLIENT_OPTIONS)
-        self._stop = threading.Event()
+        self._ended = threading.Event()
 
     def run(self) -> None:
         while True:
             with contextlib.suppress(redis.RedisError):  # only a hint: the next renewal may get through
                 self._client.set(worker_key(self._settings.worker_name), self._presence().to_json(), ex=TTL_S)
-            if self._stop.wait(TTL_S / 3):
+            if self._ended.wait(TTL_S / 3):
                 return
 
     def stop(self) -> None:
-        self._stop.set()
+        self._ended.set()
 
     def _presence(self) -> WorkerPresence:
         return WorkerPresence(

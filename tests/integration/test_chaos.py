@@ -17,7 +17,7 @@ from storage.store import LocalStore
 from tests.mill import embedmill, kill, server_pids, started, texts, worker_pids, write_jsonl
 from tests.servers import wait_for
 
-ROWS = 3000
+ROWS = 6000
 WORKER_KILLS = 20
 REDIS_KILLS = 3
 
@@ -27,13 +27,13 @@ class Reader(threading.Thread):
 
     def __init__(self, data: Path) -> None:
         super().__init__(daemon=True)
-        self._data, self._stop = data, threading.Event()
+        self._data, self._ended = data, threading.Event()
         self.problems: list[str] = []
         self.looks = 0
 
     def run(self) -> None:
         seen: dict[Path, list[str]] = {}
-        while not self._stop.is_set():
+        while not self._ended.is_set():
             found = sorted(self._data.rglob("*"))
             for path in found:
                 if path.is_file() and path not in seen:
@@ -55,7 +55,7 @@ class Reader(threading.Thread):
         return ids
 
     def stop(self) -> None:
-        self._stop.set()
+        self._ended.set()
         self.join(60)
 
 
@@ -66,7 +66,7 @@ def test_kills_at_any_moment_lose_and_double_nothing(tmp_path: Path) -> None:
     rng = random.Random(seed)
     manifest = write_jsonl(tmp_path / "rows.jsonl", texts(ROWS))
     out = tmp_path / "out"
-    words = ("run", manifest, "--model", "hash", "--out", out, "--shard-seconds", "0.05", "--workers", "2")
+    words = ("run", manifest, "--model", "hash", "--out", out, "--shard-seconds", "0.02", "--workers", "2")
     env = {"EMBEDMILL_HASH_DELAY_MS": "8", "EMBEDMILL_LEASE_S": "2"}
     embedmill("plan", *words[1:-2])
     reader = Reader(out / "data")

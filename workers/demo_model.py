@@ -1,0 +1,109 @@
+"""The demo model: ConSE, built once from installed packages into a folder that loads like any model's."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from schemas.errors import WorkerUnfit
+from storage.model_files import class_names_file, demo_path, efficientnet_file, folder_digest, minilm_folder
+
+#: Beside the model's files: their digest, so that a damaged folder is noticed. No file that can change a vector.
+_SEAL = ".digest"
+_IMAGE_SIDE = 224
+
+
+def demo_folder(cache: str, digest: str) -> Path:
+    """The demo model's folder below `cache` (default: the user's cache folder), built where it is missing.
+
+    Any number of processes may ask at once: each sees a whole folder. Raises WorkerUnfit where it is damaged.
+    """
+    folder = demo_path(cache, digest)
+    if not folder.is_dir():
+        _build_at(folder)
+    try:
+        seal = (folder / _SEAL).read_text()
+    except OSError:
+        seal = ""
+    if folder_digest(folder) != seal:
+        raise WorkerUnfit(f"the demo model in {folder} is damaged; delete that folder, it is built anew")
+    return folder
+
+
+def _build_at(folder: Path) -> None:
+    """Build in a private folder, which gets its name when it is whole; whoever comes second drops theirs."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    private = Path(tempfile.mkdtemp(prefix=".demo-", dir=folder.parent))
+    try:
+        model = private / "model"
+        _build(model, private / "parts")
+        _seal(model)
+        try:
+            model.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+
+
+def _seal(folder: Path) -> None:
+    """Write the digest, let everybody read (saved weights are 0600), and flush it all to disk."""
+    (folder / _SEAL).write_text(folder_digest(folder))
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _build(folder: Path, parts: Path) -> None:
+    from workers.sentence_encoder import quiet
+
+    with quiet():
+        _save_parts(parts)
+        _save_model(parts, folder)
+
+
+def _save_parts(parts: Path) -> None:
+    """ConSE as `transformers` has it: the weights of both towers, the class names' embeddings, the processor."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPProcessor
+
+    from workers.conse import ConseConfig, ConseModel
+
+    source = str(minilm_folder())
+    minilm = SentenceTransformer(source, device="cpu", local_files_only=True, model_kwargs={"use_safetensors": True})
+    bert = minilm[0].model
+    model = ConseModel(ConseConfig(text_config=bert.config.to_dict()))
+    weights = {name: weight for name, weight in bert.state_dict().items() if not name.startswith("pooler.")}
+    model.text_model.load_state_dict(weights)
+    model.vision_model.load_state_dict(torch.load(efficientnet_file(), weights_only=True, map_location="cpu"))
+    names = json.loads(class_names_file().read_text("utf-8"))
+    model.class_embeddings.copy_(minilm.encode(names, convert_to_tensor=True, normalize_embeddings=True))
+    model.save_pretrained(parts)
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": _IMAGE_SIDE},
+        crop_size={"height": _IMAGE_SIDE, "width": _IMAGE_SIDE},
+        image_mean=[127 / 255] * 3,
+        image_std=[128 / 255] * 3,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(source, model_max_length=minilm.max_seq_length)
+    CLIPProcessor(images, tokenizer).save_pretrained(parts)  # it takes any image processor and any tokenizer
+
+
+def _save_model(parts: Path, folder: Path) -> None:
+    """The same with sentence-transformers' modules around it."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize, Transformer
+
+    from workers.conse import MODALITY_CONFIG, register_conse
+
+    register_conse()
+    module = Transformer(str(parts), modality_config=MODALITY_CONFIG, module_output_name="sentence_embedding")
+    model = SentenceTransformer(modules=[module, Normalize()], device="cpu")
+    model.save_pretrained(str(folder), create_model_card=False)
