@@ -726,14 +726,21 @@ def _mill(job: "Job", screen: "Screen", *, count: int, broker_url: str, insecure
 
 
 def _last_words(broker: "EmbeddedBroker") -> str:
-    """The last errors that the workers logged: their logs go with the run."""
+    """The last tracebacks and errors that the workers logged, each once: their logs go with the run."""
+    import json
+
     lines = [
         line
         for log in sorted(broker.folder.glob("worker-*.log"))
-        for line in log.read_text(errors="replace").splitlines()
+        for line in log.read_text("utf-8", "replace").splitlines()
     ]
-    errors = [line for line in lines if '"level": "error"' in line or '"level": "critical"' in line] or lines
-    return "\n".join(["the workers' last words:", *(f"  {line[:600]}" for line in errors[-5:])])
+    said: dict[str, None] = {}
+    for line in lines:
+        with contextlib.suppress(ValueError):  # what is no JSON is Celery's banner
+            event = json.loads(line)
+            if event.get("level") in ("error", "critical"):
+                said[str(event.get("exception") or event["message"])] = None
+    return "\n".join(["the workers' last words:", *list(said)[-3:]]) if said else "the workers logged no error"
 
 
 @contextlib.contextmanager

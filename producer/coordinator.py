@@ -85,6 +85,7 @@ class Coordinator:
         self._sent: dict[int, _Sent] = {}
         self._order = 0
         self._errors: Counter[int] = Counter()
+        self._last_error = ""
         self._failed = 0
         self._listed_at = -1e9
         self._listing_pause = LISTING_EVERY_S

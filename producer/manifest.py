@@ -192,18 +192,20 @@ class _Source:
     def __init__(self, file: IO[bytes], name: str, copies: contextlib.ExitStack) -> None:
         self._file, self._name, self._copies = file, name, copies
         self._hash = hashlib.sha256()
-        self._ahead = b""
+        self._ahead = b""  # read, but not yet given out
+        self._read_whole = False
 
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes, as gzip asks for them."""
-        data, self._ahead = self._ahead or self._file.read(size), b""
+    def read(self, size: int) -> bytes:
+        """The next bytes, as many as `size` unless the file ends."""
+        data, self._ahead = self._ahead[:size], self._ahead[size:]
+        data += self._file.read(size - len(data))
         self._hash.update(data)
         return data
 
     def sha256(self) -> str:
         """The digest of all bytes, the unread ones too."""
-        while self.read(_CHUNK):
-            pass
+        while not self._read_whole:
+            self._read_whole = not self.read(_CHUNK)
         return self._hash.hexdigest()
 
     def text_chunks(self) -> Iterator[bytes]:
@@ -395,6 +397,10 @@ class _Quoting(IntEnum):
     QUOTE = 3  # behind a quote within quotes: the closing one, or the first of a doubled one
 
 
+#: What may stand between quotes; it matches everywhere, be it nothing.
+_QUOTED: Callable[[bytes, int], re.Match[bytes]] = re.compile(rb'(?:[^"]++|"")*+').match  # type: ignore[assignment]
+
+
 class _CsvReader:
     """RFC 4180: the csv module limits a field by a global, and would hold a record of any length."""
 
@@ -403,6 +409,9 @@ class _CsvReader:
         self._field: Callable[[str, int], re.Match[str] | None] = re.compile(
             rf'(?:"((?:[^"]++|"")*+)"|([^"{delimiter}][^{delimiter}]*+|))({delimiter}|\Z)'
         ).match
+        # Whole unquoted fields with their delimiters; it matches everywhere, be it nothing.
+        fields = re.compile(rf'(?:(?:[^"{delimiter}][^{delimiter}]*+)?+{delimiter})*+'.encode())
+        self._unquoted: Callable[[bytes, int], re.Match[bytes]] = fields.match  # type: ignore[assignment]
 
     def records(self, pieces: Iterable[tuple[bytes, bool]]) -> Iterator[tuple[int, list[str] | Reject]]:
         """The fields of each record, or its Reject, with the line that it begins on; blank lines are left out."""
@@ -437,15 +446,20 @@ class _CsvReader:
         """The state behind `data`."""
         at = 0
         while at < len(data):
-            if state is _Quoting.OPEN or state is _Quoting.PLAIN:
-                found = data.find(b'"' if state is _Quoting.OPEN else self._byte, at)
-                if found < 0:
+            if state is _Quoting.OPEN:
+                at = _QUOTED(data, at).end()
+                state = _Quoting.QUOTE if at < len(data) else _Quoting.OPEN
+            elif state is _Quoting.START:
+                at = self._unquoted(data, at).end()
+                if at < len(data):
+                    state = _Quoting.OPEN if data.startswith(b'"', at) else _Quoting.PLAIN
+            elif state is _Quoting.PLAIN:
+                at = data.find(self._byte, at)
+                if at < 0:
                     return state
-                state = _Quoting.QUOTE if state is _Quoting.OPEN else _Quoting.START
-                at = found + 1
-                continue
-            byte = data[at : at + 1]
-            state = {b'"': _Quoting.OPEN, self._byte: _Quoting.START}.get(byte, _Quoting.PLAIN)
+                state = _Quoting.START
+            else:
+                state = {b'"': _Quoting.OPEN, self._byte: _Quoting.START}.get(data[at : at + 1], _Quoting.PLAIN)
             at += 1
         return state
 

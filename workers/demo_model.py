@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from schemas.errors import WorkerUnfit
 from storage.model_files import class_names_file, demo_path, efficientnet_file, folder_digest, minilm_folder
@@ -21,7 +22,11 @@ def demo_folder(cache: str, digest: str) -> Path:
     """
     folder = demo_path(cache, digest)
     if not folder.is_dir():
-        _build_at(folder)
+        try:
+            _build_at(folder)
+        except OSError as err:
+            where = f"the demo model cannot be built in {folder.parent} ({err.strerror})"
+            raise WorkerUnfit(f"{where}; set EMBEDMILL_MODEL_CACHE to a folder that can be written") from err
     try:
         seal = (folder / _SEAL).read_text()
     except OSError:
@@ -93,7 +98,16 @@ def _save_parts(parts: Path) -> None:
         image_std=[128 / 255] * 3,
     )
     tokenizer = AutoTokenizer.from_pretrained(source, model_max_length=minilm.max_seq_length)
+    _forget_lengths(tokenizer)
     CLIPProcessor(images, tokenizer).save_pretrained(parts)  # it takes any image processor and any tokenizer
+
+
+def _forget_lengths(tokenizer: Any) -> None:  # Any: transformers does not say which class it loads
+    """Drop what tokenizer.json says of truncation: a processor prefers its 128 tokens to the model's 256."""
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    for name in ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of"):
+        tokenizer.init_kwargs.pop(name, None)
 
 
 def _save_model(parts: Path, folder: Path) -> None:

@@ -194,10 +194,10 @@ def test_blank_json_lines_count_but_are_no_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
 @pytest.mark.parametrize("where", ["middle", "end"])
 def test_a_giant_line_is_rejected_without_being_held(tmp_path: Path, ending: str, where: str) -> None:
-    """A line of 64 MiB costs a few MiB of memory and itself; quotes and newlines within it do not derail a CSV."""
+    """A line of 32 MiB costs a few MiB of memory and itself; quotes and newlines within it do not derail a CSV."""
     path = tmp_path / f"a.{ending}"
     before, after = (b'{"id": 1}\n', b'{"id": 3}\n') if ending == "jsonl" else (b"id\n1\n", b"3\n")
-    giant = b'"' + b'""x,y' * (64 * 2**20 // 5) + b'"'
+    giant = b'"' + b'""x,y' * (32 * 2**20 // 5) + b'"'
     path.write_bytes(before + giant + (b"\n" + after if where == "middle" else b""))
     tracemalloc.start()
 
