@@ -1,6 +1,6 @@
 """Answer some of the demo's queries from the vectors that `make demo` made: nearest images to a text.
 
-    python examples/ask_demo.py out/demo out/demo-queries
+python examples/ask_demo.py out/demo out/demo-queries
 """
 
 import json
@@ -22,7 +22,8 @@ def main(images: str, queries: str) -> None:
     print("\nAsking the images in words (* marks what people judged to fit):")
     for query in list(asked.values())[:SHOWN]:
         hits = [
-            f"{'*' if n.id in query['relevant'] else ' '}{n.id.removeprefix('img-')} {n.score:.2f}" for n in found[query["id"]]
+            f"{'*' if n.id in query['relevant'] else ' '}{n.id.removeprefix('img-')} {n.score:.2f}"
+            for n in found[query["id"]]
         ]
         print(f"  {query['text'][:34]:34}  {'  '.join(f'{hit:22}' for hit in hits)}")
     first = sum(found[name][0].id in query["relevant"] for name, query in asked.items())

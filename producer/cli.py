@@ -600,7 +600,7 @@ def main() -> None:
 
 
 def _usage_error(err: Exception) -> int | None:
-    """Say a wrong word in one line; None for what is no usage error. Typer vendors click, whose classes have no name here."""
+    """Say a wrong word in one line; None for what is no usage error: Typer's own classes have no public name."""
     message = getattr(err, "format_message", None)
     if message is None:
         return None

@@ -30,6 +30,8 @@ WINDOW_PER_WORKER = 4
 MAX_ERRORS = 5
 #: A message that no worker took up within so many seconds, with its queue empty, is lost.
 RESEND_AFTER_S = 10.0
+#: Seconds without a live worker after which that is said.
+UNSERVED_S = 15.0
 #: Seconds between two listings of the store, at least; a listing that takes long makes them rarer.
 LISTING_EVERY_S = 5.0
 
@@ -86,6 +88,7 @@ class Coordinator:
         self._order = 0
         self._errors: Counter[int] = Counter()
         self._last_error = ""
+        self._served_at = clock()
         self._failed = 0
         self._listed_at = -1e9
         self._listing_pause = LISTING_EVERY_S
@@ -108,7 +111,9 @@ class Coordinator:
         try:
             note = self._work_the_board()
             workers = self._count_workers()
-            if not workers and not note and not self._done:
+            if workers:
+                self._served_at = self._clock()
+            elif not note and not self._done and self._clock() - self._served_at > UNSERVED_S:
                 note = f"no live worker serves {', '.join(sorted(lane.queue for lane in self._lanes.values()))}"
         except BrokerError as err:
             note = str(err)

@@ -54,20 +54,21 @@ class QuietScreen:
 
 
 class Rate:
-    """Rows a second since the first row was seen to be done here, and what is left."""
+    """Rows a second since workers were first seen, and how long the rest takes."""
 
     def __init__(self) -> None:
-        self._first: tuple[float, int] | None = None
-        self._began = time.monotonic()
+        self._since: tuple[float, int] | None = None
 
     def words(self, progress: Progress) -> str:
         now = time.monotonic()
-        if self._first is None:
-            self._first = (now, progress.rows_done)
-        done = progress.rows_done - self._first[1]
-        if done <= 0 or now <= self._first[0]:
-            return "warming up" if progress.workers == 0 or progress.rows_done == 0 else "working"
-        rate = done / (now - self._began)
+        if self._since is None and progress.workers:
+            self._since = (now, progress.rows_done)
+        done = progress.rows_done - self._since[1] if self._since else 0
+        if self._since is None or done <= 0:
+            return "warming up"
+        rate = done / max(now - self._since[0], 1e-3)
+        if progress.done:
+            return f"{rate:,.0f} rows/s"
         return f"{rate:,.0f} rows/s, ETA {duration((progress.rows - progress.rows_done) / rate)}"
 
 

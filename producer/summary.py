@@ -24,7 +24,7 @@ def summary_lines(status: JobStatus, *, seconds: float | None, done_now: int) ->
         )
     if seconds is not None and done_now:
         lines.append(f"  took      {duration(seconds)}, {done_now / max(seconds, 1e-9):,.1f} rows/s, all included")
-    lines.append(f"  output    {status.location}/data ({status.file_bytes / 2**20:,.1f} MiB)")
+    lines.append(f"  output    {_short(status.location)}/data ({status.file_bytes / 2**20:,.1f} MiB)")
     if status.vectors:
         lines += ["", "Look at it:", f"  {duckdb_command(status)}"]
     if status.failed:
@@ -59,7 +59,7 @@ def status_lines(status: JobStatus) -> list[str]:
         f"  failures  {status.failed:,}{_by_code(status)}",
         f"  rejects   {status.rejects:,}",
         f"  model     {status.model} (space {status.space})",
-        f"  output    {status.location}/data ({status.file_bytes / 2**20:,.1f} MiB)",
+        f"  output    {_short(status.location)}/data ({status.file_bytes / 2**20:,.1f} MiB)",
     ]
     for queue in status.queues:
         seen = "" if queue.workers is None else f", {queue.waiting} messages waiting, {queue.workers} workers"

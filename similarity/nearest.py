@@ -52,9 +52,7 @@ def nearest(queries: Dataset, rows: Dataset, *, k: int) -> list[list[Neighbour]]
     scores = queries.vectors @ rows.vectors.T
     ids = np.asarray(rows.ids)
     best = [np.lexsort((ids, -line))[:k] for line in scores]
-    return [
-        [Neighbour(str(ids[i]), float(line[i])) for i in order] for line, order in zip(scores, best, strict=True)
-    ]
+    return [[Neighbour(str(ids[i]), float(line[i])) for i in order] for line, order in zip(scores, best, strict=True)]
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -3,16 +3,21 @@
 The encodings and their measurements: docs/architecture.md, "The files".
 """
 
+import contextlib
 import io
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.errors import StoreError
-from storage.store import Store
+from schemas.errors import NotFound, StoreError
+from storage.store import LocalStore, Store
 
 VECTOR = "embedding"
+
+#: Arrow's own threads would call back into Python for an object's bytes, and abort a process that is ending.
+_ARROW_THREADS = False
 ID = "id"
 
 
@@ -108,10 +113,23 @@ class StoredFile(io.RawIOBase):
         return data
 
 
-def open_parquet(store: Store, key: str) -> pq.ParquetFile:
+@contextlib.contextmanager
+def open_parquet(store: Store, key: str) -> Iterator[pq.ParquetFile]:
     """A Parquet object, opened by its footer alone; raises NotFound, or StoreError for a broken file."""
-    source = StoredFile(store, key)
     try:
-        return pq.ParquetFile(pa.PythonFile(source, mode="r"), pre_buffer=False)
-    except (pa.ArrowInvalid, OSError) as err:
-        raise StoreError(f"{key} is no Parquet file: {str(err).splitlines()[0]}") from err
+        if isinstance(store, LocalStore):
+            if store.size(key) is None:
+                raise NotFound(f"{key} does not exist")
+            with pq.ParquetFile(store.path(key)) as file:
+                yield file
+        else:
+            with pq.ParquetFile(pa.PythonFile(StoredFile(store, key), mode="r"), pre_buffer=False) as file:
+                yield file
+    except (pa.ArrowException, OSError) as err:
+        raise StoreError(f"{key} is no sound Parquet file: {(str(err).splitlines() or [''])[0]}") from err
+
+
+def read_parquet(store: Store, key: str) -> pa.Table:
+    """A whole Parquet object; raises like `open_parquet`."""
+    with open_parquet(store, key) as file:
+        return file.read(use_threads=_ARROW_THREADS)

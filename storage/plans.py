@@ -16,7 +16,7 @@ from schemas.job import KeptColumn, PlanRecord
 from schemas.rows import ManifestRow, Modality
 from schemas.shard import ShardEntry
 from storage import layout
-from storage.parquet import open_parquet, plain_file
+from storage.parquet import open_parquet, plain_file, read_parquet
 from storage.store import Store
 
 #: A plan file holds so many row groups, or so many bytes: small enough to upload in one piece.
@@ -208,7 +208,7 @@ class PlanReader:
 
     def __init__(self, store: Store, plan: PlanRecord) -> None:
         self._store, self.plan = store, plan
-        table = open_parquet(store, plan.index).read()
+        table = read_parquet(store, plan.index)
         if table.num_rows != plan.shards:
             raise StoreError(f"{plan.index} lists {table.num_rows} shards, the job has {plan.shards}: it was changed")
         self._modalities = table["modality"].dictionary_encode().combine_chunks()
@@ -237,7 +237,8 @@ class PlanReader:
         """The shard's rows as planned, checked against the plan's digest; raises StoreError when changed."""
         entry = self.entry(shard)
         key = self.plan.files[entry.file]
-        table = open_parquet(self._store, key).read_row_group(entry.row_group)
+        with open_parquet(self._store, key) as file:
+            table = file.read_row_group(entry.row_group, use_threads=False)
         if _table_digest(entry.modality, _compact(table)) != entry.digest:
             raise StoreError(f"{key}: the rows of shard {shard} are not those that were planned")
         return table

@@ -13,7 +13,16 @@ from schemas.errors import Conflict, NotFound, StoreError
 from schemas.rows import Modality
 from schemas.shard import FOOTER_KEY, Footer
 from storage import layout
-from storage.parquet import ID, VECTOR, open_parquet, plain_file, vector_file, vectors_from_arrow, vectors_to_arrow
+from storage.parquet import (
+    ID,
+    VECTOR,
+    open_parquet,
+    plain_file,
+    read_parquet,
+    vector_file,
+    vectors_from_arrow,
+    vectors_to_arrow,
+)
 from storage.store import Store
 
 FAILURES_SCHEMA = pa.schema(
@@ -113,7 +122,8 @@ def read_footer(store: Store, modality: Modality, shard: int) -> Footer:
 
 def footer_of(store: Store, key: str) -> Footer:
     """The footer of the published file `key`; raises StoreError for a file that has none."""
-    metadata = open_parquet(store, key).schema_arrow.metadata or {}
+    with open_parquet(store, key) as file:
+        metadata = file.schema_arrow.metadata or {}
     if FOOTER_KEY not in metadata:
         raise StoreError(f"{key} was not written by embedmill: its footer names no shard")
     return Footer.from_json(metadata[FOOTER_KEY])
@@ -122,7 +132,7 @@ def footer_of(store: Store, key: str) -> Footer:
 def read_shard(store: Store, key: str) -> tuple[Footer, list[str], np.ndarray, pa.Table]:
     """Footer, ids, float32 (n, dim) vectors and the whole table of a published file."""
     footer = footer_of(store, key)
-    table = open_parquet(store, key).read()
+    table = read_parquet(store, key)
     dim = table.schema.field(VECTOR).type.list_size
     return footer, table[ID].to_pylist(), vectors_from_arrow(table[VECTOR], dim), table
 
@@ -130,6 +140,6 @@ def read_shard(store: Store, key: str) -> tuple[Footer, list[str], np.ndarray, p
 def read_failures(store: Store, shard: int, attempt: str) -> pa.Table:
     """The failures of one attempt (FAILURES_SCHEMA); empty where it had none."""
     try:
-        return open_parquet(store, layout.failures_key(shard, attempt)).read()
+        return read_parquet(store, layout.failures_key(shard, attempt))
     except NotFound:
         return FAILURES_SCHEMA.empty_table()

@@ -18,9 +18,7 @@ Done = subprocess.CompletedProcess[str]
 Running = subprocess.Popen[bytes]
 
 
-def embedmill(
-    *words: object, env: dict[str, str] | None = None, timeout_s: float = 300
-) -> Done:
+def embedmill(*words: object, env: dict[str, str] | None = None, timeout_s: float = 300) -> Done:
     """Run one command to its end."""
     return subprocess.run(
         [*ENTRY, *map(str, words)],
@@ -85,6 +83,14 @@ def worker_pids(pid: int) -> list[int]:
 def server_pids(pid: int) -> list[int]:
     """The Redis server below `pid`."""
     return [child for child in children(pid) if "-server" in command_of(child)]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:

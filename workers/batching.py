@@ -32,7 +32,10 @@ class TokenBudget:
 
 
 def fill_batches(lengths: Sequence[int], *, budget: int, max_items: int) -> list[list[int]]:
-    """Indices in batches, the longest first, so that items x longest stays within `budget` and items in `max_items`."""
+    """Indices in batches, the longest first, so that items x longest stays within `budget` and items in `max_items`.
+
+    An item that is over the budget is a batch of its own.
+    """
     batches: list[list[int]] = []
     longest = 0
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -68,13 +71,13 @@ class _Error:
     code: FailureCode
     message: str
 
-    @property
-    def stage(self) -> Stage:
-        return Stage.PREPROCESS if self.code is FailureCode.PREPROCESS_FAILED else Stage.FORWARD
+    def failure(self) -> Failure:
+        stage = Stage.PREPROCESS if self.code is FailureCode.PREPROCESS_FAILED else Stage.FORWARD
+        return Failure(code=self.code, stage=stage, message=self.message)
 
 
 class _Encoding:
-    """One call of `encode_batches`."""
+    """One call of `encode_batches`: what is to be done, what is prepared, and what has come of it."""
 
     def __init__(
         self,
@@ -93,7 +96,7 @@ class _Encoding:
         self._outcomes: list[np.ndarray | Failure | None] = [None] * len(items)
 
     def run(self) -> list[np.ndarray | Failure]:
-        self._todo.extend(self._batches(range(len(self._items))))
+        self._todo.extend(self._within_budget(range(len(self._items))))
         try:
             for batch, features in self._prepared():
                 if self._should_stop():
@@ -106,27 +109,36 @@ class _Encoding:
         return [outcome for outcome in self._outcomes if outcome is not None]
 
     def _measure(self) -> list[int]:
-        """The items' lengths; where the model cannot measure them all, each that it cannot counts as one token."""
+        """The items' lengths; one that the model cannot measure counts one token, and fails when it is preprocessed."""
+        return self._lengths_of(self._items) or [(self._lengths_of([item]) or [1])[0] for item in self._items]
+
+    def _lengths_of(self, items: Sequence[Loaded]) -> list[int] | None:
         try:
-            return self._encoder.lengths(self._items)
+            return self._encoder.lengths(items)
         except WorkerUnfit:
             raise
-        except Exception:  # noqa: BLE001  # the bad item is found by preprocessing it
-            return [1] * len(self._items)
+        except Exception:  # noqa: BLE001  # recorded for its row by _preprocess, which meets it again
+            return None
 
-    def _batches(self, indices: Sequence[int]) -> Iterator[list[int]]:
+    def _within_budget(self, indices: Sequence[int]) -> Iterator[list[int]]:
         lengths = [self._lengths[i] for i in indices]
         for batch in fill_batches(lengths, budget=self._budget.tokens, max_items=self._max_items):
             yield [indices[at] for at in batch]
 
     def _prepared(self) -> Iterator[tuple[list[int], Features | _Error]]:
-        """The batches with their features, in order; the next are preprocessed meanwhile."""
-        while self._todo or self._ahead:
-            while self._todo and len(self._ahead) < _AHEAD:
-                batch = self._todo.popleft()
-                self._ahead.append((batch, self._pool.submit(self._preprocess, batch)))
+        """The batches with their features, in order; the next ones are preprocessed meanwhile."""
+        self._prepare_ahead()
+        while self._ahead:
             batch, future = self._ahead.popleft()
-            yield batch, future.result()
+            features = future.result()
+            self._prepare_ahead()
+            yield batch, features
+            self._prepare_ahead()  # a batch that failed is to be done again, in parts
+
+    def _prepare_ahead(self) -> None:
+        while self._todo and len(self._ahead) < _AHEAD:
+            batch = self._todo.popleft()
+            self._ahead.append((batch, self._pool.submit(self._preprocess, batch)))
 
     def _preprocess(self, batch: list[int]) -> Features | _Error:
         try:
@@ -142,7 +154,7 @@ class _Encoding:
         except WorkerUnfit:
             raise
         except OutOfMemory:
-            return _Error(FailureCode.OUT_OF_MEMORY, "the device has not the memory for this row alone")
+            return _Error(FailureCode.OUT_OF_MEMORY, "the device has no memory for this row, even alone")
         except Exception as err:  # noqa: BLE001  # the row loop: recorded, then bisected
             return _Error(FailureCode.FORWARD_FAILED, one_line(f"{type(err).__name__}: {err}"))
 
@@ -150,7 +162,7 @@ class _Encoding:
         if isinstance(result, _Error):
             self._recover(batch, result)
             return
-        bad = self._bad_rows(result, len(batch))
+        bad = _bad_rows(result, len(batch), self._encoder.dim)
         for at, index in enumerate(batch):
             if at not in bad:
                 self._outcomes[index] = result[at]
@@ -162,27 +174,25 @@ class _Encoding:
     def _recover(self, batch: list[int], error: _Error) -> None:
         """Split the batch, or, of one item, record its failure."""
         if len(batch) == 1:
-            self._outcomes[batch[0]] = Failure(code=error.code, stage=error.stage, message=error.message)
+            self._outcomes[batch[0]] = error.failure()
             return
         if error.code is FailureCode.OUT_OF_MEMORY:
             self._budget.shrink_below(len(batch) * max(self._lengths[i] for i in batch))
-            waiting = [index for later in self._todo for index in later]
-            self._todo = deque(self._batches(waiting)) if waiting else deque()
+            self._todo = deque(part for waiting in self._todo for part in self._within_budget(waiting))
         middle = len(batch) // 2
         self._todo.extendleft([batch[middle:], batch[:middle]])
 
-    def _bad_rows(self, vectors: np.ndarray, count: int) -> dict[int, Failure]:
-        """The rows of a result that are no vectors of the space."""
-        if vectors.shape != (count, self._encoder.dim) or vectors.dtype != np.float32:
-            shape = f"the model gave {vectors.dtype} {vectors.shape} for {count} rows of {self._encoder.dim} dimensions"
-            failure = Failure(code=FailureCode.VECTOR_SHAPE, stage=Stage.CHECK, message=shape)
-            return dict.fromkeys(range(count), failure)
-        finite = np.isfinite(vectors).all(axis=1)
-        zero = ~vectors.any(axis=1)
-        bad = {int(at): _check_failure(FailureCode.VECTOR_NOT_FINITE) for at in np.flatnonzero(~finite)}
-        return bad | {int(at): _check_failure(FailureCode.VECTOR_ZERO) for at in np.flatnonzero(zero)}
+
+def _bad_rows(vectors: np.ndarray, count: int, dim: int) -> dict[int, Failure]:
+    """The rows of a result that are no vectors of the space, each with its failure."""
+    if vectors.shape != (count, dim) or vectors.dtype != np.float32:
+        said = f"the model gave {vectors.dtype} {vectors.shape} for {count} rows of {dim} dimensions"
+        return dict.fromkeys(range(count), _check_failure(FailureCode.VECTOR_SHAPE, said))
+    not_finite = _check_failure(FailureCode.VECTOR_NOT_FINITE, "the vector holds NaN or infinity, even alone")
+    zero = _check_failure(FailureCode.VECTOR_ZERO, "the vector is zero in all dimensions, even alone")
+    bad = {int(at): not_finite for at in np.flatnonzero(~np.isfinite(vectors).all(axis=1))}
+    return bad | {int(at): zero for at in np.flatnonzero(~vectors.any(axis=1))}
 
 
-def _check_failure(code: FailureCode) -> Failure:
-    reason = "holds NaN or infinity" if code is FailureCode.VECTOR_NOT_FINITE else "is zero in all dimensions"
-    return Failure(code=code, stage=Stage.CHECK, message=f"the model's vector of this row alone {reason}")
+def _check_failure(code: FailureCode, message: str) -> Failure:
+    return Failure(code=code, stage=Stage.CHECK, message=message)

@@ -25,7 +25,7 @@ def register_conse() -> None:
     AutoModel.register(ConseConfig, ConseModel, exist_ok=True)
 
 
-class ConseConfig(PretrainedConfig):
+class ConseConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  # transformers is typed in part
     """The text tower's config, and how many classes an image's embedding is made of."""
 
     model_type = "conse"
@@ -46,19 +46,20 @@ class ConseConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
 
-class ConseModel(PreTrainedModel):
+class ConseModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transformers is typed in part
     """A BERT with mean pooling beside an EfficientNet-Lite0, and the embeddings of the latter's class names."""
 
     config_class = ConseConfig
     main_input_name = "pixel_values"
     _supports_sdpa = True
+    class_embeddings: torch.Tensor
 
     def __init__(self, config: ConseConfig) -> None:
         super().__init__(config)
         self.text_model = BertModel(config.text_config, add_pooling_layer=False)
         self.vision_model = EfficientNet.from_name("efficientnet-lite0")
         self.register_buffer("class_embeddings", torch.zeros(config.num_classes, config.projection_dim))
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]  # transformers is typed in part
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Nothing: every weight comes from the saved file."""

@@ -77,13 +77,12 @@ def _save_parts(parts: Path) -> None:
     """ConSE as `transformers` has it: the weights of both towers, the class names' embeddings, the processor."""
     import torch
     from sentence_transformers import SentenceTransformer
-    from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPProcessor
 
     from workers.conse import ConseConfig, ConseModel
 
     source = str(minilm_folder())
     minilm = SentenceTransformer(source, device="cpu", local_files_only=True, model_kwargs={"use_safetensors": True})
-    bert = minilm[0].model
+    bert: Any = minilm[0].model  # Any: torch takes each attribute of a module for a tensor or a module
     model = ConseModel(ConseConfig(text_config=bert.config.to_dict()))
     weights = {name: weight for name, weight in bert.state_dict().items() if not name.startswith("pooler.")}
     model.text_model.load_state_dict(weights)
@@ -91,15 +90,24 @@ def _save_parts(parts: Path) -> None:
     names = json.loads(class_names_file().read_text("utf-8"))
     model.class_embeddings.copy_(minilm.encode(names, convert_to_tensor=True, normalize_embeddings=True))
     model.save_pretrained(parts)
+    _save_processor(source, minilm.max_seq_length, parts)
+
+
+def _save_processor(source: str, max_tokens: int | None, parts: Path) -> None:
+    """The image classifier's preprocessing beside the sentence model's tokenizer."""
+    from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPProcessor
+
     images = CLIPImageProcessorPil(
         size={"shortest_edge": _IMAGE_SIDE},
         crop_size={"height": _IMAGE_SIDE, "width": _IMAGE_SIDE},
         image_mean=[127 / 255] * 3,
         image_std=[128 / 255] * 3,
     )
-    tokenizer = AutoTokenizer.from_pretrained(source, model_max_length=minilm.max_seq_length)
+    tokenizer = AutoTokenizer.from_pretrained(source, model_max_length=max_tokens)
     _forget_lengths(tokenizer)
-    CLIPProcessor(images, tokenizer).save_pretrained(parts)  # it takes any image processor and any tokenizer
+    # It takes any image processor and any tokenizer.
+    processor = CLIPProcessor(images, tokenizer)  # type: ignore[no-untyped-call]  # transformers is typed in part
+    processor.save_pretrained(parts)
 
 
 def _forget_lengths(tokenizer: Any) -> None:  # Any: transformers does not say which class it loads

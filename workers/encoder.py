@@ -34,9 +34,10 @@ class Encoder(Protocol):
 
 
 def load_encoder(model: ResolvedModel, *, device: str = "cpu", cache: str = "", delay_ms: float = 0.0) -> Encoder:
-    """Load a model whose files are those of its card.
+    """Load a model whose files are those of its card; `cache` is where the demo model is built.
 
-    Raises WorkerUnfit where they are not, or the model is not what its card says.
+    `delay_ms` is what the model `hash` waits a row. Raises WorkerUnfit where the files are not those of the card,
+    do not load, or hold another model than it says.
     """
     if model.card.family is Family.HASH:
         from workers.hash_encoder import HashEncoder

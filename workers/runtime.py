@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass, field
 
 import redis
-from storage.model_files import resolve_model
 
 from schemas.errors import EmbedmillError, NotAllowed, WorkerUnfit
 from schemas.message import ShardMessage
@@ -14,6 +13,7 @@ from schemas.queues import CLIENT_OPTIONS, KEY_TTL_S, client_url, job_key, repor
 from schemas.settings import Settings
 from schemas.shard import ShardReport
 from storage.jobs import Job, open_job
+from storage.model_files import resolve_model
 from storage.plans import PlanReader
 from storage.store import open_store, require_within
 from workers.batching import Cancelled, TokenBudget
@@ -133,7 +133,10 @@ class Runtime:
             self._encoders.clear()
             self._jobs.clear()
             self._encoders[digest] = load_encoder(
-                model, device=self.settings.device, cache=self.settings.model_cache, delay_ms=self.settings.hash_delay_ms
+                model,
+                device=self.settings.device,
+                cache=self.settings.model_cache,
+                delay_ms=self.settings.hash_delay_ms,
             )
         return self._encoders[digest]
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from sentence_transformers import SentenceTransformer
-from transformers.utils import logging as transformers_logging
+from transformers.utils import logging
 
 from schemas.errors import WorkerUnfit
 from schemas.model_cards import Family, ModelCard
@@ -106,6 +106,7 @@ def is_out_of_memory(err: BaseException) -> bool:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep the libraries' warnings and progress bars, of which a user can do nothing, off the terminal."""
+    transformers_logging: Any = logging  # Any: transformers is typed in part
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

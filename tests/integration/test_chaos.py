@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from workers.hash_encoder import expected_vector
 
 from storage.jobs import open_job
 from storage.store import LocalStore
 from tests.mill import embedmill, kill, server_pids, started, texts, worker_pids, write_jsonl
 from tests.servers import wait_for
+from workers.hash_encoder import expected_vector
 
 ROWS = 6000
 WORKER_KILLS = 20

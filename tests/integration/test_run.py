@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from storage.jobs import open_job
 from storage.shards import published_shards, read_shard
 from storage.store import LocalStore
-from tests.mill import children, embedmill, server_pids, started, texts, worker_pids, write_jsonl
+from tests.mill import alive, children, embedmill, server_pids, started, texts, worker_pids, write_jsonl
 from tests.servers import wait_for
 
 
@@ -124,7 +124,7 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
         below = [*worker_pids(process.pid), *server_pids(process.pid)]
         process.kill()
         process.wait()
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), timeout_s=30, what="the workers' end")
+    wait_for(lambda: not any(alive(pid) for pid in below), timeout_s=30, what="the workers' end")
 
     done = embedmill(*words)
 
@@ -148,7 +148,7 @@ def test_ctrl_c_leaves_a_job_that_can_be_resumed(tmp_path: Path) -> None:
     assert code == 3
     assert "to go on: " in log.read_text()
     assert "Traceback" not in log.read_text()
-    assert not any(Path(f"/proc/{pid}").exists() for pid in below)
+    assert not any(alive(pid) for pid in below)
     assert embedmill(*words).returncode == 0
     assert len(vectors_of(out)) == 400
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from producer.board import MemoryBoard
-from producer.coordinator import LISTING_EVERY_S, MAX_ERRORS, RESEND_AFTER_S, WINDOW_PER_WORKER, Coordinator
+from producer.coordinator import LISTING_EVERY_S, MAX_ERRORS, RESEND_AFTER_S, UNSERVED_S, WINDOW_PER_WORKER, Coordinator
 from schemas.errors import BrokerError, Stopped
 from schemas.message import ShardMessage
 from schemas.presence import WorkerPresence
@@ -253,5 +253,8 @@ def test_a_job_goes_on_when_redis_is_away() -> None:
 def test_a_queue_that_nobody_serves_is_named() -> None:
     """Work that waits for a worker that does not exist is said, not waited for in silence."""
     mill = Mill(shards=1)
+    first = mill.coordinator.tick()
+    mill.now += UNSERVED_S + 1
 
+    assert first.note == ""
     assert QUEUE in mill.coordinator.tick().note

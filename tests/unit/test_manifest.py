@@ -425,7 +425,7 @@ def test_two_readings_must_agree(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def s3() -> Iterator[S3Server]:
     with s3_server() as server:
-        request = urllib.request.Request(f"{server.endpoint}/{server.bucket}", method="PUT")  # noqa: S310
+        request = urllib.request.Request(f"{server.endpoint}/{server.bucket}", method="PUT")
         urllib.request.urlopen(request).close()
         yield server
 
