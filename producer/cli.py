@@ -777,7 +777,7 @@ def _settings(broker_url: str, roots: tuple[str, ...], modality: list[ModalityNa
     from schemas.rows import Modality
     from schemas.settings import Settings
 
-    modalities = [Modality(m.value) for m in modality or ()] or [Modality.TEXT, Modality.IMAGE]
+    modalities = [Modality(m.value) for m in modality or ()] or list(Modality)
     queues = tuple(queue_name(m) for m in modalities)
     return replace(Settings.from_environ(os.environ), broker_url=broker_url, roots=roots, queues=queues)
 

@@ -521,7 +521,12 @@ def _params_of(files: _Files, path: Path) -> int:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(length, _HEADER_LIMIT)))
-        return sum(math.prod(tensor["shape"]) for key, tensor in header.items() if key != "__metadata__")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as err:
+            header = json.loads(file.read(length)) if length <= _HEADER_LIMIT else {}
+        tensors = [tensor for key, tensor in header.items() if key != "__metadata__"]
+        size = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
+        params: int = sum(math.prod(tensor["shape"]) for tensor in tensors)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as err:
         raise files.error(f"{path.name} is no safetensors file; get it anew") from err
+    if path.stat().st_size != size:
+        raise files.error(f"{path.name} has {path.stat().st_size} bytes of {size}; get it anew")
+    return params

@@ -1,16 +1,33 @@
-"""Fixtures for all tests: a clean environment, and tiny models that are built once."""
+"""Fixtures for all tests: a clean environment, and models that are built once."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 
+def pytest_configure() -> None:
+    """Keep the hub's library off the network; it reads this when it is imported."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
 @pytest.fixture(autouse=True)
 def clean_environ(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of the developer's own reaches a test, and no test the network."""
-    for name in [
-        name for name in os.environ if name.startswith("EMBEDMILL_") and not name.startswith("EMBEDMILL_TEST")
-    ]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    yield
+    """No variable of the developer's own reaches a test."""
+    for name in list(os.environ):
+        if name.startswith("EMBEDMILL_") and not name.startswith("EMBEDMILL_TEST"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folders of the tiny models of tests/tiny_models.py, by name."""
+    from tests.tiny_models import build_all  # here: it takes seconds to import, which only model tests shall pay
+
+    return build_all(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def model_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where the demo model is built for the whole session, by whoever needs it first."""
+    return str(tmp_path_factory.mktemp("models"))

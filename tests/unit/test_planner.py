@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,6 @@ from schemas.job import JobSpec, KeptColumn, PlanRecord
 from schemas.model_cards import Family, ModelCard
 from schemas.rows import ManifestRow, Modality
 from storage import layout
-from storage.parquet import open_parquet
 from storage.plans import PlanReader
 from storage.store import LocalStore
 
@@ -76,7 +76,7 @@ class Planned:
     def rejects(self) -> list[dict[str, Any]]:
         if self.plan.rejects_file is None:
             return []
-        found: list[dict[str, Any]] = open_parquet(self.store, self.plan.rejects_file).read().to_pylist()
+        found: list[dict[str, Any]] = pq.read_table(io.BytesIO(self.store.get(self.plan.rejects_file))).to_pylist()
         return found
 
     def files(self) -> dict[str, bytes]:
