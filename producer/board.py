@@ -83,7 +83,7 @@ class RedisBoard:
 
     def submitted(self) -> dict[str, str]:
         with _broker_errors(self._url):
-            return dict(self._client.hgetall(queues.JOBS))
+            return {str(job): str(location) for job, location in self._client.hgetall(queues.JOBS).items()}
 
     def strike_off(self, job: str) -> None:
         with _broker_errors(self._url):
@@ -92,7 +92,7 @@ class RedisBoard:
     def reports(self, job: str) -> list[ShardReport]:
         with _broker_errors(self._url):
             raw = self._client.lpop(queues.reports_key(job), _REPORTS_A_TIME) or []
-        return [ShardReport.from_json(line) for line in raw]
+        return [ShardReport.from_json(str(line)) for line in raw]
 
     def leased(self, job: str, shards: Iterable[int]) -> set[int]:
         numbers = list(shards)

@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import redis
-from celery.platforms import set_pdeathsig
+from celery.platforms import set_pdeathsig  # type: ignore[attr-defined]  # missing in celery-types
 
 from schemas.errors import BrokerError
 from schemas.queues import CLIENT_OPTIONS, client_url

@@ -13,9 +13,13 @@ import typer
 from schemas.errors import EmbedmillError
 
 if TYPE_CHECKING:
+    from producer.board import RedisBoard
     from producer.broker import EmbeddedBroker
+    from producer.coordinator import Progress
     from producer.prepare import JobRequest
     from producer.screen import Screen
+    from producer.status import JobStatus
+    from schemas.settings import Settings
     from storage.jobs import Job
     from workers.supervise import Fleet
 
@@ -770,7 +774,7 @@ def _sensible_count(shards: int) -> int:
     return max(1, min(usable_cores(), shards))
 
 
-def _settings(broker_url: str, roots: tuple[str, ...], modality: list[ModalityName] | None):  # type: ignore[no-untyped-def]
+def _settings(broker_url: str, roots: tuple[str, ...], modality: list[ModalityName] | None) -> "Settings":
     from dataclasses import replace
 
     from schemas.queues import queue_name
@@ -795,7 +799,7 @@ def _job(out: str) -> "Job":
     return open_job(open_store(canonical_location(out)))
 
 
-def _board(broker_url: str):  # type: ignore[no-untyped-def]
+def _board(broker_url: str) -> "RedisBoard | None":
     from producer.board import RedisBoard
 
     return RedisBoard(broker_url) if broker_url else None
@@ -827,7 +831,7 @@ def _show_end(job: "Job", *, as_json: bool, seconds: float | None, done_before: 
     return 1 if seen.failed or seen.rejects else 0
 
 
-def _progress_of(seen):  # type: ignore[no-untyped-def]
+def _progress_of(seen: "JobStatus") -> "Progress":
     from producer.coordinator import Progress
 
     return Progress(

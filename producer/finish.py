@@ -65,7 +65,7 @@ class Moments:
         for modality, total in self._sums.items():
             parts = np.concatenate(self._norms[modality])
             count = parts[:, 0].sum()
-            arrays[f"{modality}_count"] = np.int64(count)
+            arrays[f"{modality}_count"] = np.array(count, np.int64)
             arrays[f"{modality}_mean"] = total / count
             arrays[f"{modality}_norm_mean"] = parts[:, 1].sum() / count
             arrays[f"{modality}_norm_min"] = parts[:, 2].min()

@@ -32,14 +32,14 @@ app.conf.update(celery_settings(settings.broker_url))
 register(app, settings)
 
 
-@setup_logging.connect  # type: ignore[untyped-decorator]  # celery ships no types for its signals
+@setup_logging.connect
 def _configure_logging(**_: object) -> None:
     from workers.logs import configure
 
     configure(settings.worker_name)
 
 
-@worker_process_init.connect  # type: ignore[untyped-decorator]
+@worker_process_init.connect
 def _announce(**_: object) -> None:
     """In the child, once it can take work: say so, for as long as it lives."""
     from workers.presence import Announcer

@@ -122,9 +122,8 @@ def _output(
 ) -> ShardOutput:
     record, attempt = job.job.record, uuid.uuid4().hex[:16]
     good = [i for i, outcome in enumerate(outcomes) if not isinstance(outcome, Failure)]
-    vectors = np.empty((len(good), record.space.dim), np.float32)
-    for at, i in enumerate(good):
-        vectors[at] = outcomes[i]
+    rows_ok = [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
+    vectors = np.stack(rows_ok) if rows_ok else np.empty((0, record.space.dim), np.float32)
     ids = [rows[i].id for i in good]
     failures = [(row, f) for row, f in zip(rows, outcomes, strict=True) if isinstance(f, Failure)]
     codes = [str(f.code) for _, f in failures]

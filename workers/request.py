@@ -20,7 +20,7 @@ class AcknowledgingRequest(Request):
             try:
                 self.message.ack()
                 break
-            except self.connection_errors:
+            except self.connection_errors:  # type: ignore[misc]  # a tuple of exceptions, typed as none
                 if attempt == _TRIES - 1:
                     raise
         self.acknowledged = True

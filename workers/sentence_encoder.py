@@ -48,7 +48,9 @@ class SentenceEncoder:
 
     def preprocess(self, items: Sequence[Loaded]) -> Features:
         values = [{"image": item.image} if item.text is None else {"text": item.text} for item in items]
-        options = {"processing_kwargs": self._padding()} if self._card.text_padding and items[0].text is not None else {}
+        options = (
+            {"processing_kwargs": self._padding()} if self._card.text_padding and items[0].text is not None else {}
+        )
         return dict(self._model.preprocess(values, prompt=self._prompt or None, **options))
 
     def forward(self, features: Features) -> np.ndarray:

@@ -16,7 +16,7 @@ from workers.runtime import Runtime, build_runtime
 logger = logging.getLogger(__name__)
 
 
-class ShardTask(Task):  # type: ignore[misc, type-arg]  # celery's Task is Any without its stubs' generics
+class ShardTask(Task):  # type: ignore[type-arg]  # Task is not generic at run time
     """A task with the process' runtime, built at the first message: in the child, never in the parent."""
 
     Request = "workers.request:AcknowledgingRequest"
@@ -34,7 +34,7 @@ def register(app: Celery, settings: Settings) -> None:
         app.task(name=task_name(modality), base=base, bind=True)(_work)
 
 
-def _work(task: ShardTask, **payload: Any) -> dict[str, object]:
+def _work(task: ShardTask, /, **payload: Any) -> dict[str, object]:
     """Embed one shard; returns what Flower shows of it."""
     try:
         message = ShardMessage.from_kwargs(payload)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import redis
 from celery import Celery
-from storage.model_files import resolve_model
 
 from producer.board import RedisBoard
 from producer.broker import EmbeddedBroker
@@ -18,6 +17,7 @@ from schemas.message import ShardMessage
 from schemas.queues import CLIENT_OPTIONS, celery_settings, client_url, depth_key, job_key
 from schemas.rows import Modality
 from storage.jobs import Job
+from storage.model_files import resolve_model
 from storage.shards import published_shards
 from storage.store import LocalStore
 from tests.jobs import planned_job, text_rows
@@ -149,7 +149,7 @@ def test_reset_connections_are_survived(broker: EmbeddedBroker, job: Job, tmp_pa
         floor.send(0)
         floor.wait_for_lease(0)
         for kind in ("normal", "pubsub"):
-            floor.client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+            floor.client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")  # type: ignore[no-untyped-call]
         floor.wait_for(0)
         floor.send(1)
 
@@ -191,7 +191,7 @@ def test_a_full_redis_pauses_workers_and_does_not_end_them(broker: EmbeddedBroke
 def _refuses_writes(client: redis.Redis) -> bool:
     try:
         client.set("embedmill:probe", "x")
-    except redis.exceptions.OutOfMemoryError:
+    except redis.ResponseError:
         return True
     return False
 
@@ -223,7 +223,7 @@ def test_no_row_is_seen_on_redis(broker: EmbeddedBroker, tmp_path: Path) -> None
     job = planned_job(LocalStore(tmp_path / "job"), [rows], model_digest=digest)
     floor = Floor(job, broker.url)
     seen: list[str] = []
-    with floor.client.monitor() as monitor:
+    with floor.client.monitor() as monitor:  # type: ignore[no-untyped-call]
         with worker(broker.url, tmp_path):
             floor.send(0)
             floor.wait_for(0)
