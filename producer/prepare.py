@@ -71,7 +71,7 @@ def _spec(request: JobRequest, card: ModelCard) -> JobSpec:
     return JobSpec(
         manifest=manifest,
         manifest_sha256="",
-        model=request.model,
+        model=card.name,
         model_digest=card.digest,
         id_column=request.id_column,
         keep=kept_columns(list(request.keep), open_manifest(manifest)),
