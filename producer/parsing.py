@@ -6,7 +6,8 @@ from typing import Any
 
 import orjson
 
-from producer.manifest import Manifest, Record
+from producer.manifest import Manifest
+from producer.records import Record
 from schemas.errors import ManifestError, Refused
 from schemas.failures import FailureCode, Reject, RejectCode, one_line
 from schemas.job import KEEP_TYPES, KeptColumn

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from storage.model_files import resolve_model
-
 from producer.manifest import manifest_sha256, open_manifest
 from producer.parsing import kept_columns
 from producer.planner import make_plan
@@ -19,6 +17,7 @@ from schemas.rows import Modality
 from schemas.space import Space
 from storage import layout
 from storage.jobs import Job, create_job, find_job, now
+from storage.model_files import resolve_model
 from storage.store import Store, canonical_location, open_store
 
 

@@ -1,7 +1,6 @@
 """The command line's own manners, without any worker."""
 
 import json
-import shlex
 import subprocess
 import sys
 from pathlib import Path

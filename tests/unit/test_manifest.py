@@ -21,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from obstore.store import S3Store
 
-from producer.manifest import LINE_LIMIT, Line, Manifest, manifest_sha256, open_manifest
+from producer.manifest import Manifest, manifest_sha256, open_manifest
+from producer.records import LINE_LIMIT, Line
 from schemas.errors import ManifestError
 from schemas.failures import Reject, RejectCode
 from tests.servers import S3Server, s3_server
