@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import WorkerUnfit
-from storage.model_files import class_names_file, demo_path, efficientnet_file, folder_digest, minilm_folder
+from storage.model_digest import folder_digest
+from storage.model_files import class_names_file, demo_path, efficientnet_file, minilm_folder
 
 #: Beside the model's files: their digest, so that a damaged folder is noticed. No file that can change a vector.
 _SEAL = ".digest"

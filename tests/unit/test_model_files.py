@@ -16,15 +16,15 @@ import pytest
 from schemas.errors import ModelError, WorkerUnfit
 from schemas.model_cards import Family
 from schemas.rows import Modality
+from storage.model_digest import folder_digest
 from storage.model_files import (
     demo_path,
     describe_models,
-    folder_digest,
-    inspect_folder,
     minilm_folder,
     resolve_model,
     verify_weights,
 )
+from storage.model_inspection import inspect_folder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TEXT = {"model_type": "bert", "hidden_size": 32, "max_position_embeddings": 512, "vocab_size": 100}
