@@ -160,11 +160,12 @@ def test_the_main_process_of_a_worker_never_imports_torch(tmp_path: Path) -> Non
     words = ("run", manifest, "--model", "minilm", "--out", out, "--workers", "1", "--shard-seconds", "0.3")
     with started(*words) as process:
         wait_for(lambda: list(out.glob("data/*/*")), timeout_s=120, what="the first shard")
-        main, child = worker_pids(process.pid)[:2]
+        main, *children_of_main = worker_pids(process.pid)
 
-        loaded = {pid: "libtorch" in Path(f"/proc/{pid}/maps").read_text() for pid in (main, child)}
+        with_torch = [pid for pid in (main, *children_of_main) if "libtorch" in Path(f"/proc/{pid}/maps").read_text()]
 
-    assert loaded == {main: False, child: True}
+    assert main not in with_torch
+    assert len(with_torch) == 1
 
 
 def test_the_password_of_the_server_is_in_no_command_line(tmp_path: Path) -> None:
