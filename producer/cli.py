@@ -151,6 +151,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stder
 
 #: Seconds that workers get to end their shard after Ctrl-C.
 _GRACE_S = 20.0
+#: What Typer makes of Ctrl-C.
+_INTERRUPTED = 130
 
 
 @app.command(epilog=EPILOG)
@@ -347,7 +349,7 @@ def watch(
 
     Exits like `status`.
     """
-    from producer.driving import Interrupted, interruptible
+    from producer.interrupts import Interrupted, interruptible
     from producer.screen import open_screen
     from producer.status import JobState, job_status
 
@@ -459,7 +461,7 @@ def worker(
     One process for each core, each holding the model it last worked with. Only jobs and media below --root are touched.
     Ends with Ctrl-C or SIGTERM: what is in work is finished first.
     """
-    from producer.driving import Interrupted, interruptible
+    from producer.interrupts import Interrupted, interruptible
     from workers.supervise import Fleet, usable_cores
 
     _safe(broker_url, insecure_broker)
@@ -494,8 +496,8 @@ def coordinate(
     One is enough; a second one waits. It may be killed at any moment: the next one looks into the store and goes on.
     """
     from producer.board import RedisBoard
-    from producer.driving import Interrupted, interruptible
     from producer.foreman import Foreman
+    from producer.interrupts import Interrupted, interruptible
     from producer.task_queue import CeleryQueue
 
     url = _safe(broker_url, insecure_broker)
@@ -586,13 +588,16 @@ def show_model(
 
 def main() -> None:
     """The program: our errors become one line and an exit code; anything else is a bug and keeps its traceback."""
+    from producer.interrupts import interruptible
+
     try:
-        code = app(prog_name="embedmill", standalone_mode=False)
+        with interruptible():
+            code = app(prog_name="embedmill", standalone_mode=False)
     except EmbedmillError as err:
         _say(f"embedmill: {err}")
         sys.exit(err.exit_code)
-    except typer.Abort:
-        sys.exit(3)
+    except (typer.Abort, KeyboardInterrupt):
+        code = _INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -600,6 +605,9 @@ def main() -> None:
         code = _usage_error(err)
         if code is None:
             raise
+    if code == _INTERRUPTED:
+        _say("embedmill: stopped; the same command goes on")
+        sys.exit(3)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -677,7 +685,7 @@ def _drive_here(
     job: "Job", *, workers: int, broker_url: str, insecure: bool, as_json: bool, quiet: bool, again: str
 ) -> None:
     """Take `job` to its end with workers of this machine; exits with the job's code."""
-    from producer.driving import Interrupted, interruptible
+    from producer.interrupts import Interrupted, interruptible
     from producer.screen import open_screen
     from producer.status import JobState, job_status
 
@@ -706,7 +714,8 @@ def _drive_here(
 def _mill(job: "Job", screen: "Screen", *, count: int, broker_url: str, insecure: bool) -> None:
     """A broker, a fleet and a coordinator, for the length of one job."""
     from producer.board import RedisBoard
-    from producer.driving import Interrupted, drive
+    from producer.driving import drive
+    from producer.interrupts import Interrupted
     from producer.task_queue import CeleryQueue
     from workers.supervise import Fleet
 
@@ -759,7 +768,7 @@ def _broker(broker_url: str, insecure: bool) -> Iterator[tuple[str, "EmbeddedBro
 
 
 def _stop(fleet: "Fleet", grace_s: float) -> None:
-    from producer.driving import Interrupted, interruptible
+    from producer.interrupts import Interrupted, interruptible
 
     try:
         with interruptible():

@@ -1,10 +1,8 @@
 """Driving: the loop that takes a job to its end, on this machine's own workers or on others'."""
 
 import contextlib
-import signal
 import time
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 from typing import Protocol
 
 from producer.board import Board
@@ -33,10 +31,6 @@ class Watched(Protocol):
     """A server that is started again when it died."""
 
     def watch(self) -> bool: ...
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM."""
 
 
 def drive(
@@ -90,21 +84,6 @@ class _DeathCount:
             self._published, self._at = progress.published, self._crew.deaths
         if self._crew.deaths - self._at > _MAX_DEATHS:
             raise Stopped("stopped: the workers die again and again, and nothing gets published; see their log")
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Make SIGTERM and Ctrl-C raise Interrupted within the `with`."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise Interrupted
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float, pause_s: float = 0.2) -> bool:

@@ -237,3 +237,38 @@ def test_verify_finds_a_flipped_bit(tmp_path: Path) -> None:
 
     assert found.returncode == 1
     assert victim.name in found.stdout
+
+
+def test_what_a_killed_run_left_is_swept(tmp_path: Path) -> None:
+    """The private folder of a killed run goes when the next one starts; that of a live one stays."""
+    manifest = write_jsonl(tmp_path / "rows.jsonl", texts(200))
+    slow = {"EMBEDMILL_HASH_DELAY_MS": "50", "TMPDIR": str(tmp_path)}
+    left = tmp_path / "embedmill-run-killed"
+    left.mkdir()
+    (left / "lock").touch()
+
+    with started("run", manifest, "--model", "hash", "--out", tmp_path / "one", env=slow):
+        wait_for(lambda: live_folders(tmp_path), timeout_s=30, what="the first run")
+        live = live_folders(tmp_path)[0]
+        embedmill("run", manifest, "--model", "hash", "--out", tmp_path / "two", env={"TMPDIR": str(tmp_path)})
+
+        assert not left.exists()
+        assert live.exists()
+
+
+def live_folders(temporary: Path) -> list[Path]:
+    return [folder for folder in temporary.glob("embedmill-run-*") if folder.name != "embedmill-run-killed"]
+
+
+def test_sigterm_while_planning_ends_with_one_line(tmp_path: Path) -> None:
+    """Nothing is published yet: exit code 3, no traceback, and no temporary plan left behind."""
+    manifest = write_jsonl(tmp_path / "rows.jsonl", texts(300_000, longest=3))
+    log, env = tmp_path / "log", {"TMPDIR": str(tmp_path)}
+    with started("plan", manifest, "--model", "hash", "--out", tmp_path / "out", env=env, log=log) as process:
+        wait_for(lambda: list(tmp_path.glob("embedmill-plan-*")), timeout_s=30, what="the plan to begin")
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(30)
+
+    assert code == 3
+    assert "Traceback" not in log.read_text()
+    assert list(tmp_path.glob("embedmill-plan-*")) == []
