@@ -101,7 +101,7 @@ def _run_under(
                     process.send_signal(signal.SIGKILL)
                     process.wait(30)
                 elif victim == "redis":
-                    _kill_redis(process.pid)
+                    kill_redis(process.pid)
                 else:
                     pids = worker_pids(process.pid)
                     if pids:
@@ -119,7 +119,8 @@ def _pause_for_progress(run: int, rng: random.Random) -> None:
     time.sleep(rng.uniform(0.2, 1.5))  # the random moment itself
 
 
-def _kill_redis(run: int) -> None:
+def kill_redis(run: int) -> None:
+    """SIGKILL the run's server, and delete what it had written."""
     for pid in server_pids(run):
         config = Path(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1].decode())
         kill(pid)
