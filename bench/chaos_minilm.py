@@ -19,7 +19,7 @@ from tests.servers import wait_for
 
 ROWS, WORKER_KILLS, REDIS_KILLS = 5000, 20, 3
 #: Seconds between two kills: a worker takes about seven to import torch and load the model.
-PAUSE_S = (3.0, 14.0)
+PAUSE_S = (2.0, 8.0)
 
 
 def main(seed: int) -> None:

@@ -758,10 +758,13 @@ def _last_words(broker: "EmbeddedBroker") -> str:
 
 @contextlib.contextmanager
 def _broker(broker_url: str, insecure: bool) -> Iterator[tuple[str, "EmbeddedBroker | None"]]:
+    from producer.board import RedisBoard
     from producer.broker import EmbeddedBroker
 
     if broker_url:
-        yield _safe(broker_url, insecure), None
+        url = _safe(broker_url, insecure)
+        RedisBoard(url).workers()  # an unreachable Redis is said before workers are started
+        yield url, None
         return
     with EmbeddedBroker() as broker:
         yield broker.url, broker

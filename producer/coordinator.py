@@ -164,7 +164,7 @@ class Coordinator:
         return ""
 
     def _heed(self, report: ShardReport) -> None:
-        if report.shard not in self._published:
+        if report.shard not in self._published or report.plan != self._plan_of(report.shard).plan.digest:
             return
         if report.outcome in ("published", "lost", "skipped"):
             if report.outcome == "published":

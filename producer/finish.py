@@ -111,9 +111,16 @@ def _manifest(job: Job, plan: PlanRecord, files: list[PublishedFile], described:
             "failures": dict(sorted(outcomes.failures.items())),
             "rejects": job.record.plan.rejects,
             "files": described,
+            "others": _others(job),
         },
         indent=1,
     ).encode()
+
+
+def _others(job: Job) -> list[dict[str, object]]:
+    """What is not data but must not change either: the job's record, its plans and its failures."""
+    keys = [layout.JOB, *(item.key for folder in (layout.PLAN, layout.FAILURES) for item in job.store.walk(folder))]
+    return [{"key": key, "sha256": hashlib.sha256(job.store.get(key)).hexdigest()} for key in sorted(keys)]
 
 
 def _drop_losers(job: Job, files: list[PublishedFile]) -> None:

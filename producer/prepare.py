@@ -53,11 +53,6 @@ def prepare_job(request: JobRequest, *, progress: Callable[[int], None] | None =
     return _plan(store, spec, card, progress)
 
 
-def find_same_job(request: JobRequest) -> Job | None:
-    """The job of `request` where its folder holds it already; raises SpecMismatch where it holds another."""
-    return prepare_job(request) if find_job(open_store(canonical_location(request.out))) is not None else None
-
-
 def resume(job: Job) -> None:
     """Take back a cancellation."""
     job.store.delete(layout.CANCELLED)

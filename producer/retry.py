@@ -19,12 +19,16 @@ _ROWS_A_SHARD = 1024
 def plan_retry(job: Job, codes: tuple[str, ...] = ()) -> PlanRecord | None:
     """Pin a round that does the failed rows again (those with `codes`, or all); None where there are none.
 
-    Raises Refused for an unknown code, or while an earlier round is unfinished.
+    A retry that was interrupted is taken up as it was.
+    Raises Refused for an unknown code, or while the job itself is unfinished.
     """
     _check_codes(codes)
     rounds = job.rounds()
-    if not all(job.is_finished(plan) for plan in rounds):
+    if not job.is_finished(rounds[0]):
         raise Refused(f"job {job.id} is not finished; `embedmill run` or `submit` it again first")
+    unfinished = [plan for plan in rounds if not job.is_finished(plan)]
+    if unfinished:
+        return _same_codes(job, unfinished[-1], codes)
     failures = open_failures(job, list(published_files(job)))
     if codes:
         failures = failures.filter(pc.is_in(failures["code"], pa.array(codes)))
@@ -51,6 +55,13 @@ def _rows_again(job: Job, rounds: list[PlanRecord], failures: pa.Table) -> Itera
         table = pa.concat_tables(tables)
         for at in range(0, table.num_rows, _ROWS_A_SHARD):
             yield modality, table.slice(at, _ROWS_A_SHARD).sort_by("id")
+
+
+def _same_codes(job: Job, plan: PlanRecord, codes: tuple[str, ...]) -> PlanRecord:
+    if plan.retry_codes != codes:
+        asked = " ".join(f"--code {code}" for code in plan.retry_codes) or "no --code"
+        raise Refused(f"job {job.id} has an unfinished retry with {asked}; call it so to end it first")
+    return plan
 
 
 def _check_codes(codes: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from producer.duplicates import DuplicateFinder
 from producer.outcomes import PublishedFile, open_failures, published_files
 from schemas.errors import EmbedmillError
+from schemas.job import PlanRecord
 from storage import layout
 from storage.jobs import Job
 from storage.parquet import ID
@@ -21,6 +22,8 @@ from storage.shards import content_sha256, read_failures, read_shard
 
 #: Findings beyond these are counted and not listed.
 _LISTED = 100
+#: What reading a damaged file raises, here or in Arrow.
+_DAMAGE = (EmbedmillError, OSError, ValueError, LookupError, AttributeError, TypeError, pa.ArrowException)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,7 +71,9 @@ def verify_job(job: Job, *, progress: Callable[[int], None] | None = None) -> Ve
     by_shard = {file.footer.shard: file for file in files}
     ids = DuplicateFinder()
     for plan in job.rounds():
-        reader = PlanReader(job.store, plan)
+        reader = _reader(job, plan, verdict)
+        if reader is None:
+            continue
         for shard in reader.shards():
             planned = _planned(reader, shard, verdict)
             if plan.round == 0:
@@ -105,14 +110,22 @@ def _one_by_one(job: Job, verdict: Verdict) -> Iterator[PublishedFile]:
     for _, key, size in sorted(published_shards(job.store)):
         try:
             yield PublishedFile(key=key, size=size, footer=footer_of(job.store, key))
-        except (EmbedmillError, ValueError, TypeError, pa.ArrowException) as err:
+        except _DAMAGE as err:
             verdict.blame(f"{key}: {_first_line(err)}")
+
+
+def _reader(job: Job, plan: PlanRecord, verdict: Verdict) -> PlanReader | None:
+    try:
+        return PlanReader(job.store, plan)
+    except EmbedmillError as err:
+        verdict.blame(_first_line(err))
+        return None
 
 
 def _planned(reader: PlanReader, shard: int, verdict: Verdict) -> list[str]:
     try:
         ids: list[str] = reader.read_table(shard)[ID].to_pylist()
-    except (EmbedmillError, OSError, pa.ArrowException) as err:
+    except _DAMAGE as err:
         verdict.blame(f"plan of shard {shard}: {_first_line(err)}")
         return []
     return ids
@@ -125,7 +138,7 @@ def _check_shard(
     try:
         _, found, vectors, _ = read_shard(job.store, file.key)
         failed = read_failures(job.store, footer.shard, footer.attempt)[ID].to_pylist()
-    except (EmbedmillError, OSError, ValueError, pa.ArrowException) as err:
+    except _DAMAGE as err:
         verdict.blame(f"{file.key}: {_first_line(err)}")
         return
     verdict.vectors += len(found)
@@ -152,7 +165,8 @@ def _check_manifests(job: Job, verdict: Verdict) -> None:
     """Compare each listed file with its bytes."""
     for plan in job.rounds():
         if job.is_finished(plan):
-            for listed in json.loads(job.store.get(layout.manifest_key(plan.round)))["files"]:
+            manifest = json.loads(job.store.get(layout.manifest_key(plan.round)))
+            for listed in manifest["files"] + manifest["others"]:
                 _check_listed(job, listed, verdict)
 
 
@@ -170,7 +184,7 @@ def _account(job: Job, files: list[PublishedFile], verdict: Verdict) -> None:
     """Each planned row: one vector, one failure, or its shard is missing."""
     try:
         failures = open_failures(job, files)
-    except (EmbedmillError, OSError, pa.ArrowException) as err:
+    except _DAMAGE as err:
         verdict.blame(f"failures: {_first_line(err)}")
         return
     verdict.failures = failures.num_rows

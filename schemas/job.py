@@ -74,6 +74,7 @@ class PlanRecord:
     skipped: int = 0  # rows of modalities that the spec leaves out
     files: tuple[str, ...]  # plan/rows-*.parquet
     index: str  # plan/shards-*.parquet
+    index_sha256: str
     rejects_file: str | None = None
     retry_codes: tuple[str, ...] = ()  # the failure codes that a retry does again; empty: all
 

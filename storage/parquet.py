@@ -125,7 +125,7 @@ def open_parquet(store: Store, key: str) -> Iterator[pq.ParquetFile]:
         else:
             with pq.ParquetFile(pa.PythonFile(StoredFile(store, key), mode="r"), pre_buffer=False) as file:
                 yield file
-    except (pa.ArrowException, OSError) as err:
+    except (pa.ArrowException, OSError, ValueError, KeyError) as err:
         raise StoreError(f"{key} is no sound Parquet file: {(str(err).splitlines() or [''])[0]}") from err
 
 

@@ -16,7 +16,7 @@ from schemas.job import KeptColumn, PlanRecord
 from schemas.rows import ManifestRow, Modality
 from schemas.shard import ShardEntry
 from storage import layout
-from storage.parquet import open_parquet, plain_file, read_parquet
+from storage.parquet import open_parquet, plain_file
 from storage.store import Store
 
 #: A plan file holds so many row groups, or so many bytes: small enough to upload in one piece.
@@ -141,7 +141,8 @@ class PlanWriter:
             _put_once(store, key, path.read_bytes())
         index = layout.index_key(digest)
         entries = [asdict(e) | {"modality": str(e.modality)} for e in self._index]
-        _put_once(store, index, plain_file(pa.Table.from_pylist(entries, INDEX_SCHEMA)))
+        index_data = plain_file(pa.Table.from_pylist(entries, INDEX_SCHEMA))
+        _put_once(store, index, index_data)
         return PlanRecord(
             digest=digest,
             first_shard=self._first,
@@ -151,6 +152,7 @@ class PlanWriter:
             skipped=skipped,
             files=files,
             index=index,
+            index_sha256=hashlib.sha256(index_data).hexdigest(),
             rejects_file=self._publish_rejects(store, digest),
         )
 
@@ -208,9 +210,10 @@ class PlanReader:
 
     def __init__(self, store: Store, plan: PlanRecord) -> None:
         self._store, self.plan = store, plan
-        table = read_parquet(store, plan.index)
-        if table.num_rows != plan.shards:
-            raise StoreError(f"{plan.index} lists {table.num_rows} shards, the job has {plan.shards}: it was changed")
+        data = store.get(plan.index)
+        if hashlib.sha256(data).hexdigest() != plan.index_sha256:
+            raise StoreError(f"{plan.index} is not what the job was planned with; restore it")
+        table = pq.read_table(pa.BufferReader(data), use_threads=False)
         self._modalities = table["modality"].dictionary_encode().combine_chunks()
         self._table = table
         self.rows = np.asarray(table["rows"])  # int64 (shards,)

@@ -126,7 +126,10 @@ def footer_of(store: Store, key: str) -> Footer:
         metadata = file.schema_arrow.metadata or {}
     if FOOTER_KEY not in metadata:
         raise StoreError(f"{key} was not written by embedmill: its footer names no shard")
-    return Footer.from_json(metadata[FOOTER_KEY])
+    try:
+        return Footer.from_json(metadata[FOOTER_KEY])
+    except (ValueError, TypeError) as err:
+        raise StoreError(f"{key}: its footer is not what embedmill wrote; the file was changed") from err
 
 
 def read_shard(store: Store, key: str) -> tuple[Footer, list[str], np.ndarray, pa.Table]:

@@ -7,6 +7,8 @@ Two real stores and one contract: a folder (hard link + fsync) and any store obs
 import contextlib
 import os
 import re
+import socket
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 TMP = "_tmp"
 _FILE_MODE = 0o640
+#: Another machine's private file that nobody touched for so long is nobody's.
+_ABANDONED_S = 24 * 3600
 _HTTP_STATUS = re.compile(r"status code: (\d{3})")
 
 
@@ -162,14 +166,15 @@ class LocalStore:
             return sorted(entry.name for entry in os.scandir(self._folder) if entry.is_dir() and entry.name != TMP)
 
     def sweep(self) -> None:
-        """Remove private files of processes that died; only while no worker writes here."""
+        """Remove the private files of processes of this machine that died, and of others those of yesterday."""
         with contextlib.suppress(FileNotFoundError):
             for path in self.path(TMP).iterdir():
-                path.unlink(missing_ok=True)
+                if _is_orphan(path):
+                    path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _private_file(self, data: bytes) -> Iterator[Path]:
-        private = self.path(TMP) / f"{uuid.uuid4().hex}.inprogress"
+        private = self.path(TMP) / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}.inprogress"
         self._make_folder(private.parent)
         try:
             with open(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE), "wb") as file:
@@ -246,6 +251,17 @@ class ObjectStore:
         with _store_errors("."):
             listing = self._obstore.list_with_delimiter(self._backend)
             return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in listing["common_prefixes"])
+
+
+def _is_orphan(private: Path) -> bool:
+    host, pid, _ = private.name.rsplit("-", 2)
+    if host != socket.gethostname():
+        return time.time() - private.stat().st_mtime > _ABANDONED_S
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 def memory_store() -> ObjectStore:

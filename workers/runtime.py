@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 #: Reports beyond these are dropped: the coordinator finds the shards in the store.
 _REPORTS_KEPT = 100_000
+#: Jobs that are held open at a time: each has its plan's index in memory.
+_JOBS_KEPT = 16
 
 
 def build_runtime(settings: Settings) -> "Runtime":
@@ -108,6 +110,8 @@ class Runtime:
             encoder=self._encoder(job),
             budget=TokenBudget(self.settings.batch_tokens),
         )
+        if len(self._jobs) >= _JOBS_KEPT:
+            self._jobs.pop(next(iter(self._jobs)))  # the one opened first
         self._jobs[job_id] = opened
         return opened
 

@@ -1,0 +1,50 @@
+"""A whole mill in this process: memory store, memory leases, in-line queue, hash encoder. No server, no worker."""
+
+from collections.abc import Mapping
+
+from producer.board import MemoryBoard
+from producer.coordinator import Coordinator
+from producer.finish import finish_job
+from producer.task_queue import InlineQueue
+from schemas.failures import Failure
+from schemas.message import ShardMessage
+from schemas.settings import Settings
+from storage.jobs import Job
+from storage.model_files import resolve_model
+from workers.batching import TokenBudget
+from workers.embed_shard import embed_shard
+from workers.encoder import load_encoder
+from workers.lease import MemoryLeases
+from workers.loading import Loaded, ScriptedLoader
+from workers.runtime import OpenJob
+
+SETTINGS = Settings(worker_name="inline")
+
+
+class InlineMill:
+    """Runs jobs of the model `hash`; `media` scripts what images are."""
+
+    def __init__(self, job: Job, media: Mapping[str, Loaded | Failure] | None = None) -> None:
+        self.job, self.board, self.leases = job, MemoryBoard(), MemoryLeases()
+        self._open = OpenJob(
+            job=job,
+            loader=ScriptedLoader(media or {}),
+            encoder=load_encoder(resolve_model("hash")),
+            budget=TokenBudget(SETTINGS.batch_tokens),
+        )
+
+    def work(self, message: ShardMessage) -> str:
+        """What a worker does with a message; returns the attempt's outcome."""
+        report = embed_shard(self._open, message, leases=self.leases, settings=SETTINGS)
+        self.board.said.append(report)
+        return report.outcome
+
+    def message(self, shard: int) -> ShardMessage:
+        return ShardMessage(job=self.job.id, shard=shard, plan=self.job.record.plan.digest)
+
+    def run(self) -> None:
+        """Take every unfinished round to its end."""
+        coordinator = Coordinator(self.job, board=self.board, queue=InlineQueue(self.work))
+        while not coordinator.tick().done:
+            pass
+        finish_job(self.job)
