@@ -18,7 +18,7 @@ from schemas.space import Space
 from storage import layout
 from storage.jobs import Job, create_job, find_job, now
 from storage.model_files import resolve_model
-from storage.store import Store, canonical_location, open_store
+from storage.store import Store, canonical_location, open_store, require_create_only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,7 @@ def prepare_job(request: JobRequest, *, progress: Callable[[int], None] | None =
     found = find_job(store)
     if found is not None:
         return _same(found, dataclasses.replace(spec, manifest_sha256=manifest_sha256(spec.manifest)))
+    require_create_only(store)
     return _plan(store, spec, card, progress)
 
 

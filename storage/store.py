@@ -77,9 +77,31 @@ def open_store(url: str) -> Store:
         from obstore.store import S3Store
 
         return ObjectStore(url, S3Store.from_url(url))
+    if "://" not in url and Path(url).is_file():
+        raise Refused(f"{url} is a file; give a folder")
     if "://" in url:
         raise Refused(f"{redact(url)}: unknown kind of store; use a folder or s3://bucket/prefix")
     return LocalStore(Path(url))
+
+
+def require_create_only(store: Store) -> None:
+    """The promise that everything rests on, tried: the second to create a key is refused, and changes nothing.
+
+    Raises Refused where the store cannot be written, or does not keep the promise.
+    """
+    key = f"{TMP}/{uuid.uuid4().hex}.probe"
+    try:
+        first, second = store.create(key, b"1"), store.create(key, b"2")
+        kept = store.get(key) == b"1"
+        store.delete(key)
+    except StoreError as err:
+        why = getattr(err.__cause__, "strerror", None) or err
+        raise Refused(f"{redact(store.url)} cannot be written: {why}; check the place and its rights") from err
+    if not (first and not second and kept):
+        raise Refused(
+            f"{redact(store.url)} overwrites what exists: rows could be lost; "
+            "use a store with conditional writes (If-None-Match)"
+        )
 
 
 def canonical_location(url: str) -> str:

@@ -1,13 +1,17 @@
 """What every store promises: the folder, memory, and S3 (against a real S3-speaking server)."""
 
+import os
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from schemas.errors import NotFound
-from storage.store import LocalStore, Store, memory_store, open_store
+from schemas.errors import NotFound, Refused
+from storage.store import LocalStore, Store, memory_store, open_store, require_create_only
 from tests.servers import S3Server, s3_server
 
 
@@ -121,3 +125,47 @@ def test_of_many_at_once_one_wins_on_local_disk(tmp_path: Path) -> None:
 
     assert winners == [1] * 50
     assert list((tmp_path / "_tmp").iterdir()) == []
+
+
+def test_every_store_keeps_the_promise(store: Store) -> None:
+    """The probe that each new job makes finds nothing wrong, and leaves nothing behind."""
+    require_create_only(store)
+
+    assert [item for item in store.walk("") if item.key.endswith(".probe")] == []
+
+
+def test_a_store_that_overwrites_is_refused() -> None:
+    """Without create-if-absent nothing can be exactly once: no job begins."""
+
+    class Overwriting:
+        """A store that says yes to every create."""
+
+        def __init__(self) -> None:
+            self.inner = memory_store()
+            self.url = self.inner.url
+
+        def create(self, key: str, data: bytes) -> bool:
+            self.inner.replace(key, data)
+            return True
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.inner, name)
+
+    with pytest.raises(Refused, match="overwrites what exists"):
+        require_create_only(Overwriting())  # type: ignore[arg-type]  # a store by __getattr__
+
+
+def test_a_dead_process_private_file_is_swept_and_a_live_one_is_not(tmp_path: Path) -> None:
+    """What is being written now stays."""
+    store = LocalStore(tmp_path)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / "_tmp").mkdir()
+    left, live = (tmp_path / "_tmp" / f"{socket.gethostname()}-{pid}-abc.inprogress" for pid in (dead.pid, os.getpid()))
+    left.touch()
+    live.touch()
+
+    store.sweep()
+
+    assert not left.exists()
+    assert live.exists()
