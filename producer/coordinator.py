@@ -13,7 +13,7 @@ import numpy as np
 
 from producer.board import Board
 from producer.task_queue import TaskQueue
-from schemas.errors import BrokerError, Stopped
+from schemas.errors import BrokerError, Stopped, StoreError
 from schemas.message import ShardMessage
 from schemas.queues import queue_name
 from schemas.rows import Modality
@@ -102,14 +102,14 @@ class Coordinator:
     def tick(self) -> Progress:
         """Look around once and do what is due.
 
-        An unreachable Redis is no error: the store is looked at all the same.
+        An unreachable Redis or store is no error, but a note: the other is looked at all the same.
         Raises Stopped when a shard failed MAX_ERRORS times, or the job was cancelled.
         """
+        workers, note, unlisted = 0, "", ""
         if self._clock() - self._listed_at >= self._listing_pause:
-            self._list_store()
-        workers, note = 0, ""
+            unlisted = self._try_to_list()
         try:
-            note = self._work_the_board()
+            note = self._work_the_board() or unlisted
             workers = self._count_workers()
             if workers:
                 self._served_at = self._clock()
@@ -117,9 +117,9 @@ class Coordinator:
                 note = f"no live worker serves {', '.join(sorted(lane.queue for lane in self._lanes.values()))}"
         except BrokerError as err:
             note = str(err)
-        if self._done:
-            self._list_store()  # reports are hints: only the store's word ends a job
-        return self._progress(workers, note)
+        if self._done:  # reports are hints: only the store's word ends a job
+            unlisted = self._try_to_list()
+        return self._progress(workers, note or unlisted, done=self._done and not unlisted)
 
     def release(self) -> None:
         """Let another coordinator take over at once."""
@@ -139,6 +139,15 @@ class Coordinator:
                 if modality not in self._lanes:
                     self._lanes[modality] = _Lane(queue_name(modality, self._size), modality)
                 self._lanes[modality].waiting.append(shard)
+
+    def _try_to_list(self) -> str:
+        """Look into the store; what keeps us from it, in words, or ""."""
+        try:
+            self._list_store()
+        except StoreError as err:
+            self._listed_at = self._clock()
+            return f"the store cannot be listed: {err}"
+        return ""
 
     def _list_store(self) -> None:
         started = self._clock()
@@ -245,18 +254,18 @@ class Coordinator:
         queues = {lane.queue for lane in self._lanes.values()}
         return sum(1 for worker in self._board.workers() if queues & set(worker.queues))
 
-    def _progress(self, workers: int, note: str) -> Progress:
-        done = [
+    def _progress(self, workers: int, note: str, *, done: bool) -> Progress:
+        flags_of = [
             (plan, np.fromiter((self._published[n] for n in plan.shards()), bool, len(plan))) for plan in self._plans
         ]
         return Progress(
             shards=len(self._published),
-            published=sum(int(flags.sum()) for _, flags in done),
+            published=sum(int(flags.sum()) for _, flags in flags_of),
             rows=sum(plan.plan.rows for plan in self._plans),
-            rows_done=sum(int(plan.rows[flags].sum()) for plan, flags in done),
+            rows_done=sum(int(plan.rows[flags].sum()) for plan, flags in flags_of),
             failed=self._failed,
             sent=len(self._sent),
             workers=workers,
-            done=self._done,
+            done=done,
             note=note,
         )

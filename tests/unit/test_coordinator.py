@@ -1,13 +1,13 @@
 """The coordinator, on the memory board and the memory store, with a clock of the test's own."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pytest
 
 from producer.board import MemoryBoard
 from producer.coordinator import LISTING_EVERY_S, MAX_ERRORS, RESEND_AFTER_S, UNSERVED_S, WINDOW_PER_WORKER, Coordinator
-from schemas.errors import BrokerError, Stopped
+from schemas.errors import BrokerError, Stopped, StoreError
 from schemas.message import ShardMessage
 from schemas.presence import WorkerPresence
 from schemas.rows import Modality
@@ -16,7 +16,7 @@ from storage import layout
 from storage.jobs import Job
 from storage.plans import PlanReader, kept_schema
 from storage.shards import FAILURES_SCHEMA, ShardOutput, publish
-from storage.store import memory_store
+from storage.store import StoredObject, memory_store
 from tests.jobs import planned_job, text_rows
 
 QUEUE = "embed.text.cpu"
@@ -248,6 +248,26 @@ def test_a_job_goes_on_when_redis_is_away() -> None:
 
     assert "cannot be reached" in away.note
     assert mill.outbox.sent == [0, 1]
+
+
+def test_a_job_goes_on_when_the_store_is_away() -> None:
+    """A store that cannot be listed is a note; the job ends when it can be listed again, and not before."""
+    mill = Mill(shards=1)
+    mill.coordinator.tick()
+    mill.publish(0)
+    mill.report(0, "published")
+    walk = mill.job.store.walk
+
+    def refuse(prefix: str) -> Iterator[StoredObject]:
+        raise StoreError("the store answered 503")
+
+    mill.job.store.walk = refuse  # type: ignore[method-assign]
+    away = mill.coordinator.tick()
+    mill.job.store.walk = walk  # type: ignore[method-assign]
+
+    assert "503" in away.note
+    assert not away.done
+    assert mill.coordinator.tick().done
 
 
 def test_a_queue_that_nobody_serves_is_named() -> None:
