@@ -1,10 +1,10 @@
 """The board: what the coordinator hangs up on Redis and reads from it. All of it is hints."""
 
-import json
+import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import redis
 
@@ -14,6 +14,9 @@ from schemas.presence import WorkerPresence
 from schemas.redaction import redact
 from schemas.shard import ShardReport
 
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 _COORDINATOR_TTL_S = 15
 _REPORTS_A_TIME = 5_000
 
@@ -56,7 +59,10 @@ class RedisBoard:
 
     def __init__(self, broker_url: str) -> None:
         self._url = broker_url
-        self._client = redis.Redis.from_url(queues.client_url(broker_url), **queues.CLIENT_OPTIONS)
+        try:
+            self._client = redis.Redis.from_url(queues.client_url(broker_url), **queues.CLIENT_OPTIONS)
+        except ValueError:  # its message may hold a part of the password
+            raise BrokerError(f"{redact(broker_url)} is no broker URL; percent-encode / and @ in a password") from None
         self._me = secrets.token_hex(8)
 
     def claim(self, job: str, location: str) -> bool:
@@ -92,7 +98,7 @@ class RedisBoard:
     def reports(self, job: str) -> list[ShardReport]:
         with _broker_errors(self._url):
             raw = self._client.lpop(queues.reports_key(job), _REPORTS_A_TIME) or []
-        return [ShardReport.from_json(str(line)) for line in raw]
+        return _parsed(ShardReport.from_json, map(str, raw))
 
     def leased(self, job: str, shards: Iterable[int]) -> set[int]:
         numbers = list(shards)
@@ -110,7 +116,7 @@ class RedisBoard:
         with _broker_errors(self._url):
             keys = list(self._client.scan_iter(queues.worker_key("*"), count=1000))
             found = self._client.mget(keys) if keys else []
-        return sorted((WorkerPresence.from_json(w) for w in found if w), key=lambda w: w.name)
+        return sorted(_parsed(WorkerPresence.from_json, (str(line) for line in found if line)), key=lambda w: w.name)
 
     def cancel(self, job: str) -> None:
         with _broker_errors(self._url):
@@ -175,6 +181,17 @@ class MemoryBoard:
         self.cancelled.discard(job)
 
 
+def _parsed(parse: Callable[[str], _T], lines: Iterable[str]) -> list[_T]:
+    """What `lines` say; one that says nothing we know is passed over: all of it is hints."""
+    found = []
+    for line in lines:
+        try:
+            found.append(parse(line))
+        except (ValueError, TypeError, LookupError, AttributeError):
+            logger.warning("something on Redis is not what embedmill writes", extra={"event": "foreign_value"})
+    return found
+
+
 class _broker_errors:  # noqa: N801  # reads as a word in a `with`
     """Map what redis-py raises to BrokerError, once, at this seam."""
 
@@ -186,5 +203,7 @@ class _broker_errors:  # noqa: N801  # reads as a word in a `with`
     def __exit__(self, kind: object, err: BaseException | None, trace: object) -> None:
         if isinstance(err, redis.AuthenticationError):
             raise BrokerError(f"{redact(self._url)} refuses the password; check --broker-url") from err
-        if isinstance(err, (redis.RedisError, json.JSONDecodeError)):
+        if isinstance(err, UnicodeDecodeError):
+            raise BrokerError(f"{redact(self._url)} holds what is no text where embedmill keeps its own") from err
+        if isinstance(err, redis.RedisError):
             raise BrokerError(f"{redact(self._url)} cannot be reached: {err}; is the server up?") from err

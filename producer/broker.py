@@ -36,7 +36,11 @@ def require_safe(url: str, *, insecure: bool = False) -> str:
 
     Raises BrokerError naming the flag that allows it: whoever reaches Redis can run tasks.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:  # its message may hold a part of the password
+        raise BrokerError(f"{redact(url)} is no broker URL; percent-encode / and @ in a password") from None
     if parts.scheme not in ("redis", "rediss", "redis+socket"):
         raise BrokerError(f"{redact(url)}: no broker URL; use redis://, rediss:// or redis+socket://")
     local = parts.scheme == "redis+socket" or parts.hostname in ("localhost", "127.0.0.1", "::1")
@@ -76,7 +80,9 @@ def server_version(binary: Path) -> tuple[int, ...]:
 def sweep_folders() -> None:
     """Remove the folders of runs that were killed: nobody holds their lock any more."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):  # another user's, or gone meanwhile
+        with contextlib.suppress(OSError):  # gone meanwhile, or in use
+            if folder.lstat().st_uid != os.getuid():
+                continue
             os.close(_locked(folder))
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -90,7 +96,7 @@ def _private_folder() -> tuple[Path, int]:
 
 def _locked(folder: Path) -> int:
     """The handle of the folder's lock, held as long as it is open; raises OSError where another process holds it."""
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -403,14 +403,16 @@ def retry(
 
     Rows that succeed now are added to the data; what was published before does not change.
     """
+    from producer.prepare import resume
     from producer.retry import plan_retry
 
     job = _job(out)
-    if plan_retry(job, tuple(code or ())) is None:
+    if plan_retry(job, tuple(sorted(set(code or ())))) is None:
         _say(
             f"{job.id}: no row failed" + (f" with {', '.join(code)}" if code else "") + "; there is nothing to do again"
         )
         raise typer.Exit(_show_status(job, as_json=as_json))
+    resume(job)
     _drive_here(
         job,
         workers=workers,
@@ -631,7 +633,9 @@ def _say(line: str) -> None:
 def _command_line() -> str:
     import shlex
 
-    return shlex.join(["embedmill", *sys.argv[1:]])
+    from schemas.redaction import redact
+
+    return shlex.join(["embedmill", *map(redact, sys.argv[1:])])
 
 
 def _request(
@@ -814,7 +818,7 @@ def _job(out: str) -> "Job":
 def _board(broker_url: str) -> "RedisBoard | None":
     from producer.board import RedisBoard
 
-    return RedisBoard(broker_url) if broker_url else None
+    return RedisBoard(_safe(broker_url, insecure=True)) if broker_url else None  # it only looks
 
 
 def _show_status(job: "Job", *, as_json: bool, broker_url: str = "") -> int:

@@ -30,6 +30,10 @@ WINDOW_PER_WORKER = 4
 MAX_ERRORS = 5
 #: A message that no worker took up within so many seconds, with its queue empty, is lost.
 RESEND_AFTER_S = 10.0
+#: After so long it is sent again whatever its queue holds: other jobs' messages may be all that is left there.
+FORGET_AFTER_S = 600.0
+#: Reports of workers that cannot do the job, with nothing published between them, that stop it.
+MAX_UNFIT = 10
 #: Seconds without a live worker after which that is said.
 UNSERVED_S = 15.0
 #: Seconds between two listings of the store, at least; a listing that takes long makes them rarer.
@@ -87,6 +91,8 @@ class Coordinator:
         self._sent: dict[int, _Sent] = {}
         self._order = 0
         self._errors: Counter[int] = Counter()
+        self._later: dict[int, float] = {}
+        self._unfit = 0
         self._last_error = ""
         self._served_at = clock()
         self._failed = 0
@@ -168,6 +174,9 @@ class Coordinator:
             return "another coordinator drives this job"
         for report in self._board.reports(self._job.id):
             self._heed(report)
+        for shard in [shard for shard, due in self._later.items() if due <= self._clock()]:
+            del self._later[shard]
+            self._lane_of(shard).waiting.append(shard)
         self._resend_lost(self._board.leased(self._job.id, self._sent))
         self._top_up()
         return ""
@@ -176,23 +185,44 @@ class Coordinator:
         if report.shard not in self._published or report.plan != self._plan_of(report.shard).plan.digest:
             return
         if report.outcome in ("published", "lost", "skipped"):
+            self._unfit = 0
             if report.outcome == "published":
                 self._failed += report.rows_failed
             self._mark_published(report.shard)
+        elif self._published[report.shard]:
+            return  # a late attempt at what is done
         elif report.outcome == "error":
             self._count_error(report)
+        elif report.outcome == "unfit":
+            self._count_unfit(report)
         elif report.outcome == "cancelled" and report.shard in self._sent:
             self._send_again(report.shard)
 
     def _count_error(self, report: ShardReport) -> None:
         self._errors[report.shard] += 1
-        logger.error(
-            "shard %d: %s", report.shard, report.error, extra={"event": "shard_error", "worker": report.worker}
-        )
+        self._say_once(report)
         if self._errors[report.shard] >= MAX_ERRORS:
             raise Stopped(f"stopped: shard {report.shard} failed {MAX_ERRORS} times, at last with {report.error}")
-        if self._sent.pop(report.shard, None):
-            self._lane_of(report.shard).waiting.append(report.shard)  # last: others may do better meanwhile
+        self._put_off(report.shard, 2.0 ** self._errors[report.shard])
+
+    def _count_unfit(self, report: ShardReport) -> None:
+        """A worker that cannot do this job: the shard goes to another, unless no worker can."""
+        self._unfit += 1
+        self._say_once(report)
+        if self._unfit >= MAX_UNFIT:
+            raise Stopped(f"stopped: no worker is fit for this job: {report.error}")
+        self._put_off(report.shard, 1.0)
+
+    def _say_once(self, report: ShardReport) -> None:
+        """Log an error, unless it is the last one again: from a sick worker every shard has the same."""
+        if report.error != self._last_error:
+            self._last_error = report.error
+            logger.error("shard %d: %s", report.shard, report.error, extra={"event": "shard_error"})
+
+    def _put_off(self, shard: int, seconds: float) -> None:
+        """Send the shard again later: what ails it may pass meanwhile."""
+        if self._sent.pop(shard, None):
+            self._later[shard] = self._clock() + seconds
 
     def _mark_published(self, shard: int) -> None:
         self._published[shard] = True
@@ -208,7 +238,8 @@ class Coordinator:
             self._sent[shard].at = now
         for shard, sent in [item for item in self._sent.items() if item[0] not in leased]:
             overtaken = sent.order < self._lane_of(shard).taken  # queues are first in, first out
-            if now - sent.at > RESEND_AFTER_S and (depths[sent.queue] == 0 or overtaken):
+            silent_s = now - sent.at
+            if silent_s > RESEND_AFTER_S and (depths[sent.queue] == 0 or overtaken or silent_s > FORGET_AFTER_S):
                 self._send_again(shard)
 
     def _send_again(self, shard: int) -> None:

@@ -24,6 +24,9 @@ class Crew(Protocol):
     @property
     def deaths(self) -> int: ...
 
+    @property
+    def size(self) -> int: ...
+
     def watch(self) -> None: ...
 
 
@@ -82,7 +85,7 @@ class _DeathCount:
             return
         if progress.published != self._published:
             self._published, self._at = progress.published, self._crew.deaths
-        if self._crew.deaths - self._at > _MAX_DEATHS:
+        if self._crew.deaths - self._at > _MAX_DEATHS * max(1, self._crew.size):
             raise Stopped("stopped: the workers die again and again, and nothing gets published; see their log")
 
 

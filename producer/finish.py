@@ -29,9 +29,9 @@ def finish_job(job: Job) -> None:
     if not rounds:
         return
     files = list(published_files(job))
-    expected = sum(plan.shards for plan in job.rounds())
-    if len(files) != expected:
-        raise StoreError(f"{len(files)} of {expected} shards are published; the job goes on when it is run again")
+    expected = {shard for plan in job.rounds() for shard in range(plan.first_shard, plan.last_shard + 1)}
+    if {file.footer.shard for file in files} != expected or len(files) != len(expected):
+        raise StoreError(f"{len(files)} of {len(expected)} shards are published; the job goes on when it is run again")
     _drop_losers(job, files)
     moments = Moments()
     described = list(_described(job, files, moments))
@@ -111,16 +111,20 @@ def _manifest(job: Job, plan: PlanRecord, files: list[PublishedFile], described:
             "failures": dict(sorted(outcomes.failures.items())),
             "rejects": job.record.plan.rejects,
             "files": described,
-            "others": _others(job),
+            "others": _others(job, files),
         },
         indent=1,
     ).encode()
 
 
-def _others(job: Job) -> list[dict[str, object]]:
-    """What is not data but must not change either: the job's record, its plans and its failures."""
-    keys = [layout.JOB, *(item.key for folder in (layout.PLAN, layout.FAILURES) for item in job.store.walk(folder))]
-    return [{"key": key, "sha256": hashlib.sha256(job.store.get(key)).hexdigest()} for key in sorted(keys)]
+def _others(job: Job, files: list[PublishedFile]) -> list[dict[str, object]]:
+    """What is not data but must not change either: the job's record, its plans, and the failures that count."""
+    keys = [layout.JOB]
+    for plan in job.rounds():
+        keys += [*plan.files, plan.index, *filter(None, [plan.rejects_file])]
+        keys += [layout.retry_key(plan.round)] if plan.round else []
+    keys += [layout.failures_key(f.footer.shard, f.footer.attempt) for f in files if f.footer.rows_failed]
+    return [{"key": key, "sha256": hashlib.sha256(job.store.get(key)).hexdigest()} for key in sorted(set(keys))]
 
 
 def _drop_losers(job: Job, files: list[PublishedFile]) -> None:
@@ -142,6 +146,10 @@ def views_sql(job: Job) -> str:
         f"CREATE OR REPLACE VIEW embeddings AS SELECT * REPLACE (embedding::FLOAT[{dim}] AS embedding) FROM {rows};",  # noqa: S608
     ]
     if any(True for _ in job.store.walk(layout.FAILURES)):
-        failures = f"read_parquet('{url}/failures/*.parquet')"
-        lines.append(f"CREATE OR REPLACE VIEW failures AS SELECT * FROM {failures};")  # noqa: S608
+        # A row that a retry did again has the retry's outcome: the last failure, unless it has a vector now.
+        lines += [
+            f"CREATE OR REPLACE VIEW failures AS SELECT * FROM read_parquet('{url}/failures/*.parquet')",  # noqa: S608
+            "WHERE id NOT IN (SELECT id FROM embeddings)",
+            "QUALIFY row_number() OVER (PARTITION BY id ORDER BY shard DESC) = 1;",
+        ]
     return "\n".join(lines) + "\n"

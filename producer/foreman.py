@@ -1,14 +1,16 @@
 """The foreman: one coordinator process that drives every submitted job it finds."""
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from producer.board import Board
 from producer.coordinator import Coordinator, Progress
 from producer.finish import finish_job
 from producer.task_queue import TaskQueue
-from schemas.errors import BrokerError, EmbedmillError, Stopped
+from schemas.errors import EmbedmillError, Refused, Stopped
+from schemas.redaction import redact
 from storage import layout
 from storage.jobs import Job, find_job
 from storage.store import canonical_location, open_store, require_within
@@ -27,6 +29,7 @@ class Foreman:
         self._clock, self._looked_at = time.monotonic, -1e9
         self._driven: dict[str, tuple[Job, Coordinator]] = {}
         self._refused: set[str] = set()
+        self._complaints: dict[str, str] = {}
 
     def tick(self) -> dict[str, Progress]:
         """Take up new jobs, then do one tick of each; finished and stopped jobs leave."""
@@ -50,46 +53,64 @@ class Foreman:
     def _locations(self) -> list[str]:
         """Where submitted jobs lie: Redis may have forgotten them, the store has not."""
         found: list[str] = []
-        try:
+        with _tolerated("the board"):
             found += self._board.submitted().values()
-        except BrokerError as err:
-            logger.warning("%s", err)
         if self._clock() - self._looked_at > _LOOK_EVERY_S:
             self._looked_at = self._clock()
             for root in self._roots:
-                found += _jobs_below(root)
+                with _tolerated(root):
+                    found += _jobs_below(root)
         return found
 
     def _take_up(self, location: str) -> None:
-        place = canonical_location(location)
-        if place in self._refused or any(job.store.url == place for job, _ in self._driven.values()):
+        if location in self._refused:
             return
         try:
+            place = canonical_location(location)
+            if any(job.store.url == place for job, _ in self._driven.values()):
+                return
             require_within(place, self._roots, what="the job's folder")
             job = find_job(open_store(place))
-        except EmbedmillError as err:
-            self._refused.add(place)
-            self._say(f"{place}: {err}")
+            if job is None or job.is_cancelled() or all(job.is_finished(plan) for plan in job.rounds()):
+                return
+            coordinator = Coordinator(job, board=self._board, queue=self._queue)
+        except (EmbedmillError, ValueError) as err:
+            self._complain(location, str(err), for_good=isinstance(err, Refused | ValueError))
             return
-        if job is None or job.is_cancelled() or all(job.is_finished(plan) for plan in job.rounds()):
-            return
+        self._complaints.pop(location, None)
         self._say(f"{job.id}: taken up")
-        self._driven[job.id] = (job, Coordinator(job, board=self._board, queue=self._queue))
+        self._driven[job.id] = (job, coordinator)
+
+    def _complain(self, location: str, why: str, *, for_good: bool) -> None:
+        """Say once what keeps a job from being driven; what may pass is tried again."""
+        if for_good:
+            self._refused.add(location)
+        if self._complaints.get(location) != why:
+            self._complaints[location] = why
+            self._say(f"{redact(location)}: {why}")
 
     def _finish(self, job: Job, coordinator: Coordinator) -> None:
         finish_job(job)
         self._leave(job, coordinator, "finished", for_good=True)
 
     def _leave(self, job: Job, coordinator: Coordinator, why: str, *, for_good: bool) -> None:
-        self._say(f"{job.id}: {why}")
-        del self._driven[job.id]
+        self._driven.pop(job.id, None)
         coordinator.release()
+        self._complain(job.store.url, f"{job.id}: {why}", for_good=False)
         if for_good:
-            job.store.delete(layout.SUBMITTED)
-            try:
-                self._board.strike_off(job.id)
-            except BrokerError as err:
-                logger.warning("%s", err)
+            with _tolerated(job.store.url):
+                if not job.is_cancelled():  # else `cancel` did so, and a new `submit` may have come since
+                    job.store.delete(layout.SUBMITTED)
+                    self._board.strike_off(job.id)
+
+
+@contextlib.contextmanager
+def _tolerated(what: str) -> Iterator[None]:
+    """What one job or one place has, no other job pays for."""
+    try:
+        yield
+    except EmbedmillError as err:
+        logger.warning("%s: %s", redact(what), err)
 
 
 def _jobs_below(root: str) -> list[str]:

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.errors import StoreError
+from schemas.rows import Modality
 from schemas.shard import Footer
+from storage import layout
 from storage.jobs import Job
 from storage.plans import PlanReader
 from storage.shards import FAILURES_SCHEMA, footer_of, published_shards, read_failures
@@ -46,7 +49,10 @@ def published_files(job: Job) -> Iterator[PublishedFile]:
     found = sorted(published_shards(job.store))
     with ThreadPoolExecutor(_READERS) as pool:
         footers = pool.map(lambda item: footer_of(job.store, item[1]), found)
-        for (_, key, size), footer in zip(found, footers, strict=True):
+        for (shard, key, size), footer in zip(found, footers, strict=True):
+            named = layout.data_key(Modality(footer.modality), footer.shard)
+            if footer.job != job.id or footer.shard != shard or named != key:
+                raise StoreError(f"{key} holds shard {footer.shard} of job {footer.job}: it was moved here; remove it")
             yield PublishedFile(key=key, size=size, footer=footer)
 
 

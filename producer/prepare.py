@@ -96,7 +96,7 @@ def _plan(store: Store, spec: JobSpec, card: ModelCard, progress: Callable[[int]
         id=new_job_id(posixpath.basename(store.url), secrets.token_bytes(16)),
         created_at=now(),
         spec=dataclasses.replace(spec, manifest_sha256=digest),
-        space=Space(model_digest=card.digest, dim=card.dim, text_padding=card.text_padding),
+        space=Space.of(card),
         plan=plan,
         versions={"embedmill": version("embedmill")},
     )

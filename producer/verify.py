@@ -17,7 +17,7 @@ from schemas.job import PlanRecord
 from storage import layout
 from storage.jobs import Job
 from storage.parquet import ID
-from storage.plans import PlanReader
+from storage.plans import PlanReader, rows_schema
 from storage.shards import content_sha256, read_failures, read_shard
 
 #: Findings beyond these are counted and not listed.
@@ -77,10 +77,10 @@ def verify_job(job: Job, *, progress: Callable[[int], None] | None = None) -> Ve
         for shard in reader.shards():
             planned = _planned(reader, shard, verdict)
             if plan.round == 0:
-                verdict.rows += len(planned)
+                verdict.rows += planned.num_rows
             file = by_shard.pop(shard, None)
             if file is None:
-                verdict.missing += len(planned) if plan.round == 0 else 0
+                verdict.missing += planned.num_rows if plan.round == 0 else 0
             else:
                 _check_shard(job, plan.digest, file, planned, ids, verdict)
             if progress:
@@ -90,7 +90,8 @@ def verify_job(job: Job, *, progress: Callable[[int], None] | None = None) -> Ve
     duplicates = len(ids.duplicates())
     if duplicates:
         verdict.blame(f"{duplicates} ids have more than one vector")
-    _check_manifests(job, verdict)
+    _check_strangers(job, verdict)
+    _check_manifests(job, files, verdict)
     _account(job, files, verdict)
     return verdict
 
@@ -122,21 +123,22 @@ def _reader(job: Job, plan: PlanRecord, verdict: Verdict) -> PlanReader | None:
         return None
 
 
-def _planned(reader: PlanReader, shard: int, verdict: Verdict) -> list[str]:
+def _planned(reader: PlanReader, shard: int, verdict: Verdict) -> pa.Table:
+    """The shard's rows as planned; none where the plan cannot be read."""
     try:
-        ids: list[str] = reader.read_table(shard)[ID].to_pylist()
+        return reader.read_table(shard)
     except _DAMAGE as err:
         verdict.blame(f"plan of shard {shard}: {_first_line(err)}")
-        return []
-    return ids
+        return rows_schema(()).empty_table()
 
 
 def _check_shard(
-    job: Job, plan: str, file: PublishedFile, planned: list[str], ids: DuplicateFinder, verdict: Verdict
+    job: Job, plan: str, file: PublishedFile, planned: pa.Table, ids: DuplicateFinder, verdict: Verdict
 ) -> None:
     footer = file.footer
     try:
-        _, found, vectors, _ = read_shard(job.store, file.key)
+        _, found, vectors, table = read_shard(job.store, file.key)
+        kept = _kept_as_planned(planned, table)
         failed = read_failures(job.store, footer.shard, footer.attempt)[ID].to_pylist()
     except _DAMAGE as err:
         verdict.blame(f"{file.key}: {_first_line(err)}")
@@ -150,7 +152,8 @@ def _check_shard(
         "it is of another space": footer.space != job.record.space.digest,
         "its vectors have another dimension": vectors.shape[1] != job.record.space.dim,
         "its ids and vectors are not those that were written": content_sha256(found, vectors) != footer.content_sha256,
-        "its rows are not those that were planned": sorted([*found, *failed]) != sorted(planned),
+        "its rows are not those that were planned": sorted([*found, *failed]) != sorted(planned[ID].to_pylist()),
+        "its kept columns are not those of the manifest": not kept,
         "its ids are not sorted": found != sorted(found),
         "a vector is not finite": not np.isfinite(vectors).all(),
         "a vector is zero": bool(len(vectors)) and not np.abs(vectors).sum(axis=1).all(),
@@ -161,22 +164,46 @@ def _check_shard(
             verdict.blame(f"{file.key}: {problem}")
 
 
-def _check_manifests(job: Job, verdict: Verdict) -> None:
-    """Compare each listed file with its bytes."""
+def _kept_as_planned(planned: pa.Table, table: pa.Table) -> bool:
+    rows = planned.filter(pc.is_in(planned[ID], table[ID]))  # both are sorted by id
+    names = [name.removeprefix("keep.") for name in rows.column_names if name.startswith("keep.")]
+    return all(rows[f"keep.{name}"].to_pylist() == table[name].to_pylist() for name in names)
+
+
+def _check_strangers(job: Job, verdict: Verdict) -> None:
+    """Whatever lies below data/ is read by those who glob it: nothing but shards may."""
+    for item in job.store.walk(layout.DATA):
+        if layout.shard_of(item.key) is None:
+            verdict.blame(f"{item.key} is no shard of this job, and readers take it for one; remove it")
+
+
+def _check_manifests(job: Job, files: list[PublishedFile], verdict: Verdict) -> None:
+    """Compare each manifest with the files, and each file that it lists with its bytes."""
     for plan in job.rounds():
-        if job.is_finished(plan):
-            manifest = json.loads(job.store.get(layout.manifest_key(plan.round)))
-            for listed in manifest["files"] + manifest["others"]:
-                _check_listed(job, listed, verdict)
+        if not job.is_finished(plan):
+            continue
+        key = layout.manifest_key(plan.round)
+        try:
+            manifest = json.loads(job.store.get(key))
+            listed = {str(entry["key"]): entry for entry in manifest["files"]}
+            others = list(manifest["others"])
+        except _DAMAGE as err:
+            verdict.blame(f"{key}: {_first_line(err)}")
+            continue
+        wanted = {file.key for file in files if file.footer.shard <= plan.last_shard}
+        if set(listed) != wanted:
+            verdict.blame(f"{key} lists other files than there are")
+        for entry in [*listed.values(), *others]:
+            _check_listed(job, entry, verdict)
 
 
 def _check_listed(job: Job, listed: dict[str, Any], verdict: Verdict) -> None:
     try:
-        digest = hashlib.sha256(job.store.get(listed["key"])).hexdigest()
-    except EmbedmillError as err:
-        verdict.blame(f"{listed['key']}: {_first_line(err)}")
+        digest, wanted = hashlib.sha256(job.store.get(listed["key"])).hexdigest(), listed["sha256"]
+    except _DAMAGE as err:
+        verdict.blame(f"a file that the manifest lists: {_first_line(err)}")
         return
-    if digest != listed["sha256"]:
+    if digest != wanted:
         verdict.blame(f"{listed['key']}: its bytes are not those that the manifest lists")
 
 

@@ -104,14 +104,17 @@ class JobRecord:
         Raises SpecMismatch for a newer format, or a file that is none of ours.
         """
         raw = _loaded(data, "job.json")
-        return cls(
-            id=raw["id"],
-            created_at=raw["created_at"],
-            spec=_spec(raw["spec"]),
-            space=Space(**raw["space"]),
-            plan=_plan(raw["plan"]),
-            versions=raw["versions"],
-        )
+        try:
+            return cls(
+                id=raw["id"],
+                created_at=raw["created_at"],
+                spec=_spec(raw["spec"]),
+                space=Space(**raw["space"]),
+                plan=_plan(raw["plan"]),
+                versions=raw["versions"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as err:
+            raise SpecMismatch(f"job.json is not what embedmill wrote ({err}); restore it") from err
 
 
 def plan_to_json(plan: PlanRecord) -> bytes:
@@ -123,7 +126,10 @@ def plan_from_json(data: bytes) -> PlanRecord:
     """Parse plan/retry-*.json; raises SpecMismatch like JobRecord.from_json."""
     raw = _loaded(data, "plan record")
     del raw["v"]
-    return _plan(raw)
+    try:
+        return _plan(raw)
+    except (KeyError, TypeError, ValueError) as err:
+        raise SpecMismatch(f"a plan's record is not what embedmill wrote ({err}); restore it") from err
 
 
 def retried(plan: PlanRecord, *, codes: tuple[str, ...], round_: int) -> PlanRecord:

@@ -1,7 +1,7 @@
 """A worker's presence: what a live worker says of itself, every few seconds."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 #: A presence that is not renewed for so long is gone.
 TTL_S = 15
@@ -23,5 +23,7 @@ class WorkerPresence:
 
     @classmethod
     def from_json(cls, data: str | bytes) -> "WorkerPresence":
+        """Parse a presence; raises ValueError, TypeError or LookupError for what is none."""
         raw = json.loads(data)
-        return cls(**raw | {"queues": tuple(raw["queues"])})
+        known = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}  # a newer worker may say more
+        return cls(**known | {"queues": tuple(map(str, raw["queues"])), "name": str(raw["name"])})

@@ -33,6 +33,11 @@ def lease_key(job: str, shard: int) -> str:
     return f"{PREFIX}lease:{job}:{shard}"
 
 
+def deaths_key(job: str, shard: int) -> str:
+    """Counter: attempts at the shard whose process died in the middle; gone when one ends."""
+    return f"{PREFIX}deaths:{job}:{shard}"
+
+
 def reports_key(job: str) -> str:
     """List: ShardReports, newest first, trimmed."""
     return f"{PREFIX}reports:{job}"

@@ -2,7 +2,7 @@
 
 import re
 
-_USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
+_USERINFO = re.compile(r"(?<=://)\S*@")  # greedy: a password may hold @ and /
 _QUERY = re.compile(r"[?#]\S*")
 
 

@@ -1,7 +1,7 @@
 """A shard: its entry in the plan, the footer of its file, and the report of its worker."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from schemas.rows import Modality
@@ -73,4 +73,10 @@ class ShardReport:
 
     @classmethod
     def from_json(cls, data: str | bytes) -> "ShardReport":
-        return cls(**json.loads(data))
+        """Parse a report; raises ValueError, TypeError or LookupError for what is none."""
+        raw = json.loads(data)
+        known = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}  # a newer worker may say more
+        report = cls(**known)
+        if not (type(report.shard) is int and isinstance(report.outcome, str) and type(report.rows_failed) is int):
+            raise TypeError("a report with a shard, an outcome or a count of another type")
+        return report

@@ -5,6 +5,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from schemas.model_cards import ModelCard
+
 #: Raised whenever decoding gives other pixels: EXIF-transposed, RGB, transparency on white, PIL backend.
 IMAGE_RULE = "rgb-on-white-exif-pil-1"
 #: Raised whenever a text reaches the model otherwise: passed as written, the model's own truncation.
@@ -22,6 +24,11 @@ class Space:
     text_padding: int | None = None
     text_rule: str = TEXT_RULE
     image_rule: str = IMAGE_RULE
+
+    @classmethod
+    def of(cls, card: ModelCard) -> "Space":
+        """The space that this version of embedmill embeds a model in."""
+        return cls(model_digest=card.digest, dim=card.dim, text_padding=card.text_padding)
 
     @property
     def digest(self) -> str:

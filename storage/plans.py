@@ -138,11 +138,12 @@ class PlanWriter:
         digest = hashlib.sha256(f"{self._first}:{''.join(e.digest for e in self._index)}".encode()).hexdigest()
         files = tuple(layout.rows_key(digest, n) for n in range(len(self._files)))
         for key, path in zip(files, self._files, strict=True):
-            _put_once(store, key, path.read_bytes())
-        index = layout.index_key(digest)
+            store.create(key, path.read_bytes())  # one that exists is of an earlier run of the same plan
         entries = [asdict(e) | {"modality": str(e.modality)} for e in self._index]
         index_data = plain_file(pa.Table.from_pylist(entries, INDEX_SCHEMA))
-        _put_once(store, index, index_data)
+        index_sha256 = hashlib.sha256(index_data).hexdigest()
+        index = layout.index_key(index_sha256)
+        store.create(index, index_data)
         return PlanRecord(
             digest=digest,
             first_shard=self._first,
@@ -152,7 +153,7 @@ class PlanWriter:
             skipped=skipped,
             files=files,
             index=index,
-            index_sha256=hashlib.sha256(index_data).hexdigest(),
+            index_sha256=index_sha256,
             rejects_file=self._publish_rejects(store, digest),
         )
 
@@ -185,14 +186,8 @@ class PlanWriter:
         self._rejects_writer.close()
         data = self._rejects_path.read_bytes()
         key = layout.rejects_key(hashlib.sha256(digest.encode() + data).hexdigest())
-        _put_once(store, key, data)
+        store.create(key, data)
         return key
-
-
-def _put_once(store: Store, key: str, data: bytes) -> None:
-    """Create `key`; an object of the same name and size is the work of an earlier run of the same plan."""
-    if not store.create(key, data) and store.size(key) != len(data):
-        store.replace(key, data)  # written by another library version before it could be pinned
 
 
 def _table_digest(modality: Modality, table: pa.Table) -> str:

@@ -6,6 +6,7 @@ Two real stores and one contract: a folder (hard link + fsync) and any store obs
 
 import contextlib
 import os
+import random
 import re
 import socket
 import time
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 
 TMP = "_tmp"
 _FILE_MODE = 0o640
+#: PUTs that may meet another writer of the same key (HTTP 409) before that is an error.
+_CONFLICTS = 6
 #: Another machine's private file that nobody touched for so long is nobody's.
 _ABANDONED_S = 24 * 3600
+_PRIVATE = re.compile(r"^(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]+\.inprogress$")
 _HTTP_STATUS = re.compile(r"status code: (\d{3})")
 
 
@@ -107,7 +111,11 @@ def require_create_only(store: Store) -> None:
 def canonical_location(url: str) -> str:
     """The one spelling of a location: an absolute path without links, or a URL without trailing slash."""
     if "://" in url:
-        return url.rstrip("/")
+        scheme, _, path = url.partition("://")
+        parts = path.rstrip("/").split("/")
+        if "%" in path or any(part in ("", ".", "..") for part in parts):
+            raise Refused(f"{redact(url)}: give a bucket and plain names, without `.`, `..`, empty parts or %")
+        return f"{scheme}://{'/'.join(parts)}"
     return os.path.realpath(os.path.expanduser(url))
 
 
@@ -145,8 +153,9 @@ class LocalStore:
 
     def size(self, key: str) -> int | None:
         try:
-            return self.path(key).stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
+            with _store_errors(key):
+                return self.path(key).stat().st_size
+        except NotFound:
             return None
 
     def create(self, key: str, data: bytes) -> bool:
@@ -177,7 +186,7 @@ class LocalStore:
             self.path(key).unlink(missing_ok=True)
 
     def walk(self, prefix: str) -> Iterator[StoredObject]:
-        for folder, _, names in os.walk(self.path(prefix)):
+        for folder, _, names in os.walk(self.path(prefix), onerror=_raise_unless_missing):
             for name in names:
                 path = Path(folder) / name
                 with contextlib.suppress(FileNotFoundError):  # deleted while we walk
@@ -189,10 +198,10 @@ class LocalStore:
 
     def sweep(self) -> None:
         """Remove the private files of processes of this machine that died, and of others those of yesterday."""
-        with contextlib.suppress(FileNotFoundError):
-            for path in self.path(TMP).iterdir():
+        for path in self.path(TMP).glob("*"):
+            with contextlib.suppress(OSError):  # tidiness must not fail a job
                 if _is_orphan(path):
-                    path.unlink(missing_ok=True)
+                    path.unlink()
 
     @contextlib.contextmanager
     def _private_file(self, data: bytes) -> Iterator[Path]:
@@ -249,11 +258,16 @@ class ObjectStore:
         from obstore.exceptions import AlreadyExistsError
 
         with _store_errors(key):
-            try:
-                self._obstore.put(self._backend, key, data, mode="create", use_multipart=False)
-            except AlreadyExistsError:
-                return False
-            return True
+            for attempt in range(_CONFLICTS):
+                try:
+                    self._obstore.put(self._backend, key, data, mode="create", use_multipart=False)
+                except AlreadyExistsError:
+                    if self.size(key) is not None:
+                        return False
+                    time.sleep(random.uniform(0, 0.1 * 2**attempt))  # noqa: S311  # 409: two at once, and neither won
+                else:
+                    return True
+        raise StoreError(f"{key}: the store answered {_CONFLICTS} times that it is being created, and it is not there")
 
     def replace(self, key: str, data: bytes) -> None:
         with _store_errors(key):
@@ -276,13 +290,15 @@ class ObjectStore:
 
 
 def _is_orphan(private: Path) -> bool:
-    host, pid, _ = private.name.rsplit("-", 2)
-    if host != socket.gethostname():
+    match = _PRIVATE.match(private.name)
+    if match is None or match["host"] != socket.gethostname():
         return time.time() - private.stat().st_mtime > _ABANDONED_S
     try:
-        os.kill(int(pid), 0)
+        os.kill(int(match["pid"]), 0)
     except ProcessLookupError:
         return True
+    except PermissionError:
+        return False  # another user's, and alive
     return False
 
 
@@ -310,6 +326,12 @@ def store_answer(err: Exception) -> str:
     """What the store answered, without its body: a signature error's body holds the key's id."""
     status = _HTTP_STATUS.search(str(err))
     return f"the store answered {status.group(1)}" if status else f"the store failed ({type(err).__name__})"
+
+
+def _raise_unless_missing(err: OSError) -> None:
+    """A folder that cannot be read is not an empty one."""
+    if not isinstance(err, FileNotFoundError):
+        raise StoreError(f"{err.filename} cannot be listed: {err.strerror}") from err
 
 
 def _sync_folder(folder: Path) -> None:

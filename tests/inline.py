@@ -28,6 +28,7 @@ class InlineMill:
         self.job, self.board, self.leases = job, MemoryBoard(), MemoryLeases()
         self._open = OpenJob(
             job=job,
+            location=job.store.url,
             loader=ScriptedLoader(media or {}),
             encoder=load_encoder(resolve_model("hash")),
             budget=TokenBudget(SETTINGS.batch_tokens),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from schemas.errors import Refused
 from schemas.failures import Failure, one_line
 from schemas.message import ShardMessage
 from schemas.redaction import redact
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 #: Pixels that are held decoded, in front of the device, at a time (192 MB of RGB).
 _CHUNK_PIXELS = 64_000_000
 _CHUNK_ITEMS = 16_384
+#: A shard in whose middle so many processes died is not tried again.
+MAX_DEATHS = 10
 
 Outcome = np.ndarray | Failure
 
@@ -71,6 +74,8 @@ def embed_shard(job: "OpenJob", message: ShardMessage, *, leases: LeaseBoard, se
             return report("busy")
         if job.job.is_cancelled():
             raise Cancelled
+        if held.deaths >= MAX_DEATHS:
+            raise Refused(f"the worker's process died {held.deaths} times in the middle of this shard: a row kills it")
         with clock.while_in("read"):
             table = job.plan(message.plan).read_table(entry.shard)
         rows = rows_of(table, entry.modality)

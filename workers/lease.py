@@ -11,7 +11,7 @@ from typing import Protocol
 
 import redis
 
-from schemas.queues import cancel_key, lease_key
+from schemas.queues import KEY_TTL_S, cancel_key, deaths_key, lease_key
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,12 @@ class LeaseBoard(Protocol):
 
     def is_cancelled(self, job: str) -> bool: ...
 
+    def begin(self, job: str, shard: int) -> int:
+        """Count an attempt; returns how many before it began and never ended: their processes died."""
+
+    def end(self, job: str, shard: int) -> None:
+        """Forget the count: the attempt's process lives."""
+
 
 class RedisLeases:
     """Leases on Redis, timed by the server's clock; raises redis.RedisError when it cannot be reached."""
@@ -57,12 +63,21 @@ class RedisLeases:
     def is_cancelled(self, job: str) -> bool:
         return bool(self._client.exists(cancel_key(job)))
 
+    def begin(self, job: str, shard: int) -> int:
+        count = int(self._client.incr(deaths_key(job, shard)))
+        self._client.expire(deaths_key(job, shard), KEY_TTL_S)
+        return count - 1
+
+    def end(self, job: str, shard: int) -> None:
+        self._client.delete(deaths_key(job, shard))
+
 
 class MemoryLeases:
     """Leases in this process, for tests; a lease lasts until it is released or `expire`d."""
 
     def __init__(self) -> None:
         self._holders: dict[tuple[str, int], str] = {}
+        self._begun: dict[tuple[str, int], int] = {}
         self.cancelled: set[str] = set()
 
     def acquire(self, job: str, shard: int, owner: str, ttl_s: float) -> bool:
@@ -75,6 +90,13 @@ class MemoryLeases:
     def is_cancelled(self, job: str) -> bool:
         return job in self.cancelled
 
+    def begin(self, job: str, shard: int) -> int:
+        self._begun[job, shard] = self._begun.get((job, shard), 0) + 1
+        return self._begun[job, shard] - 1
+
+    def end(self, job: str, shard: int) -> None:
+        self._begun.pop((job, shard), None)
+
     def expire(self, job: str, shard: int) -> None:
         """What the passing of time does on Redis."""
         self._holders.pop((job, shard), None)
@@ -86,6 +108,7 @@ class HeldLease:
     def __init__(self, board: LeaseBoard, job: str, shard: int, owner: str, ttl_s: float) -> None:
         self._board, self._job, self._shard, self._owner, self._ttl_s = board, job, shard, owner, ttl_s
         self._closed = threading.Event()
+        self.deaths = 0  # attempts before this one whose process died in the middle
         self.stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
@@ -98,13 +121,16 @@ class HeldLease:
                     return
 
     def __enter__(self) -> "HeldLease":
+        with contextlib.suppress(redis.RedisError):
+            self.deaths = self._board.begin(self._job, self._shard)
         self._thread.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._closed.set()
         self._thread.join(timeout=self._ttl_s)
-        with contextlib.suppress(redis.RedisError):  # it expires by itself
+        with contextlib.suppress(redis.RedisError):  # both expire by themselves
+            self._board.end(self._job, self._shard)
             self._board.release(self._job, self._shard, self._owner)
 
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import logging
+import os
+import signal
 import time
 from dataclasses import dataclass, field
 
@@ -12,6 +14,7 @@ from schemas.message import ShardMessage
 from schemas.queues import CLIENT_OPTIONS, KEY_TTL_S, client_url, job_key, reports_key
 from schemas.settings import Settings
 from schemas.shard import ShardReport
+from schemas.space import Space
 from storage.jobs import Job, open_job
 from storage.model_files import resolve_model
 from storage.plans import PlanReader
@@ -37,11 +40,17 @@ def build_runtime(settings: Settings) -> "Runtime":
     return Runtime(settings=settings, client=client, leases=RedisLeases(client))
 
 
+def end_this_worker() -> None:
+    """Ask the main process of this worker to end: it takes nothing else, and its supervisor starts a new one."""
+    os.kill(os.getppid(), signal.SIGTERM)
+
+
 @dataclass(slots=True)
 class OpenJob:
     """A job that this process works on: what is read once and kept."""
 
     job: Job
+    location: str  # as the coordinator says it
     loader: Loader
     encoder: Encoder
     budget: TokenBudget
@@ -66,7 +75,7 @@ class Runtime:
     def work(self, message: ShardMessage) -> dict[str, object]:
         """Embed the shard that `message` names, and report; what it returns is shown in Flower.
 
-        Raises nothing but WorkerUnfit and what ends a process: an error is an outcome, and the coordinator's to judge.
+        Raises nothing but what ends a process: an error is an outcome, and the coordinator's to judge.
         """
         started = time.monotonic()
         try:
@@ -74,11 +83,12 @@ class Runtime:
         except (Cancelled, redis.RedisError) as err:  # nobody wants it, or Redis is away: it is sent again
             report = self._report(message, "cancelled")
             logger.info("shard left: %s", err, extra={"event": "shard_left", "shard": message.shard})
+        except (NotAllowed, WorkerUnfit) as err:  # not the shard's fault: another worker may do it
+            report = self._report(message, "unfit", error=f"{type(err).__name__}: {err}")
+            if isinstance(err, WorkerUnfit):
+                end_this_worker()
         except EmbedmillError as err:
             report = self._report(message, "error", error=f"{type(err).__name__}: {err}")
-            if isinstance(err, WorkerUnfit):
-                self._send(message.job, report)
-                raise
         except Exception as err:  # the process edge: recorded with its traceback, told to the coordinator
             logger.exception("shard failed", extra={"event": "shard_error", "shard": message.shard})
             report = self._report(message, "error", error=f"{type(err).__name__}: {err}")
@@ -94,16 +104,20 @@ class Runtime:
         return shown
 
     def _embed(self, message: ShardMessage) -> ShardReport:
-        job = self._jobs.get(message.job) or self._open(message.job)
+        location = self._location(message.job)
+        job = self._jobs.get(message.job)
+        if job is None or job.location != location:
+            job = self._open(message.job, location)
         return embed_shard(job, message, leases=self.leases, settings=self.settings)
 
-    def _open(self, job_id: str) -> "OpenJob":
-        job = self._find(job_id)
+    def _open(self, job_id: str, location: str) -> "OpenJob":
+        job = self._find(job_id, location)
         spec = job.record.spec
         for root in spec.media_roots:
             require_within(root, self.settings.roots, what="the job's media root")
         opened = OpenJob(
             job=job,
+            location=location,
             loader=MediaLoader(
                 Fetcher(spec.media_base, spec.media_roots, spec.max_file_bytes), max_pixels=spec.max_pixels
             ),
@@ -115,10 +129,14 @@ class Runtime:
         self._jobs[job_id] = opened
         return opened
 
-    def _find(self, job_id: str) -> Job:
+    def _location(self, job_id: str) -> str:
+        """Where the job lives now: read for each shard, for a job may be copied or moved."""
         location = self.client.hget(job_key(job_id), "location")
         if not isinstance(location, str):
             raise Cancelled(f"no coordinator drives job {job_id} any more")
+        return location
+
+    def _find(self, job_id: str, location: str) -> Job:
         require_within(location, self.settings.roots, what="the job's folder")
         job = open_job(open_store(location))
         if job.id != job_id:
@@ -133,6 +151,11 @@ class Runtime:
             if model.card.digest != digest:
                 raise WorkerUnfit(
                     f"the files of {job.record.spec.model} here are not those that the job was planned with"
+                )
+            differing = Space.of(model.card).differences(job.record.space)
+            if differing:
+                raise WorkerUnfit(
+                    f"this embedmill embeds in another space ({', '.join(differing)}); use the job's version"
                 )
             self._encoders.clear()
             self._jobs.clear()

@@ -1,6 +1,7 @@
 """The fleet: worker processes of this machine, started, watched, restarted and stopped."""
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -86,7 +87,8 @@ class Fleet:
     """`count` workers with equal settings but for their names."""
 
     def __init__(self, settings: Settings, *, count: int, logs: Path | None = None, name: str = "") -> None:
-        base = name or f"{socket.gethostname()}-{os.getpid()}"
+        # Random too: containers may share a host's name and have equal pids, and a name owns its leases.
+        base = name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self._logs = logs
         self.workers = [
             Worker(replace(settings, worker_name=f"w{n}@{base}"), logs / f"worker-{n}.log" if logs else None)
@@ -101,6 +103,10 @@ class Fleet:
         """Start again what has ended; call it every second or so."""
         for worker in self.workers:
             worker.watch()
+
+    @property
+    def size(self) -> int:
+        return len(self.workers)
 
     @property
     def deaths(self) -> int:

@@ -6,6 +6,7 @@ import pytest
 import redis
 
 from producer.board import Board, MemoryBoard, RedisBoard
+from producer.broker import require_safe
 from schemas import queues
 from schemas.errors import BrokerError
 from schemas.presence import WorkerPresence
@@ -99,6 +100,32 @@ def test_submitted_jobs_are_remembered_until_struck_off(side: Side) -> None:
     side.board.strike_off(JOB)
 
     assert side.board.submitted() == {}
+
+
+def test_what_is_none_of_ours_is_passed_over() -> None:
+    """Junk on our keys, and a newer worker's fields, cost no coordinator its life."""
+    newer = WORKER.to_json()[:-1] + ',"shoe_size":46}'
+    with redis_server() as server:
+        client = redis.Redis.from_url(queues.client_url(server.url), **queues.CLIENT_OPTIONS)
+        board = RedisBoard(server.url)
+        for n, junk in enumerate(["junk", "[]", "{}", '{"queues": 5}', newer]):
+            client.set(queues.worker_key(f"j{n}"), junk)
+        for junk in ["junk", "[1]", "{}", '{"shard": [1], "plan": "p", "outcome": "published", "worker": "w"}']:
+            client.rpush(queues.reports_key(JOB), junk)
+        client.rpush(queues.reports_key(JOB), REPORT.to_json())
+
+        assert board.workers() == [WORKER]
+        assert board.reports(JOB) == [REPORT]
+
+
+def test_a_url_that_is_none_is_refused_without_its_password() -> None:
+    """Whatever the password holds, no part of it is in the message."""
+    for url in ("redis://:pa/ss@host:1/0", "redis://:p@ss@host:x/0", "amqp://:pass@host"):
+        with pytest.raises(BrokerError) as caught:
+            RedisBoard(require_safe(url, insecure=True)).workers()
+
+        assert "ss@" not in str(caught.value)
+        assert "pa/" not in str(caught.value)
 
 
 def test_two_coordinators_do_not_drive_one_job() -> None:

@@ -6,12 +6,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from schemas.errors import NotFound, Refused
-from storage.store import LocalStore, Store, memory_store, open_store, require_create_only
+from storage.store import LocalStore, Store, memory_store, open_store, require_create_only, require_within
 from tests.servers import S3Server, s3_server
 
 
@@ -164,8 +165,61 @@ def test_a_dead_process_private_file_is_swept_and_a_live_one_is_not(tmp_path: Pa
     left, live = (tmp_path / "_tmp" / f"{socket.gethostname()}-{pid}-abc.inprogress" for pid in (dead.pid, os.getpid()))
     left.touch()
     live.touch()
+    (tmp_path / "_tmp" / ".nfs0001").touch()
+    (tmp_path / "_tmp" / "a-folder").mkdir()
 
     store.sweep()
 
     assert not left.exists()
     assert live.exists()
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://", "s3://bucket/../other", "s3://bucket/%2e%2e/other", "s3://bucket//x", "s3://b/."]
+)
+def test_a_location_cannot_climb_out_of_its_roots(url: str) -> None:
+    """A URL that names another place than it seems to is refused."""
+    with pytest.raises(Refused):
+        require_within(url, ("s3://bucket/root",), what="the job's folder")
+
+
+def test_a_conflict_without_a_winner_is_tried_again() -> None:
+    """409: the store was creating the key for another, which then failed; ours must not be taken for published."""
+
+    class Conflicting:
+        """A server that answers 409 twice, and then stores."""
+
+        puts = 0
+
+        def do_put(self, handler: BaseHTTPRequestHandler) -> None:
+            handler.rfile.read(int(handler.headers["Content-Length"]))
+            self.puts += 1
+            handler.send_response(409 if self.puts < 3 else 200)
+            handler.send_header("ETag", '"1"')
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+
+    state = Conflicting()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            state.do_put(self)
+
+        def do_HEAD(self) -> None:
+            self.send_response(404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *words: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, pytest.MonkeyPatch.context() as patch:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for name, value in S3Server(f"http://127.0.0.1:{server.server_port}", "bucket").environ().items():
+            patch.setenv(name, value)
+
+        created = open_store("s3://bucket/job").create("key", b"data")
+        server.shutdown()
+
+    assert created
+    assert state.puts == 3

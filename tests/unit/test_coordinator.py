@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from producer.board import MemoryBoard
-from producer.coordinator import LISTING_EVERY_S, MAX_ERRORS, RESEND_AFTER_S, UNSERVED_S, WINDOW_PER_WORKER, Coordinator
+from producer.coordinator import (
+    FORGET_AFTER_S,
+    LISTING_EVERY_S,
+    MAX_ERRORS,
+    MAX_UNFIT,
+    RESEND_AFTER_S,
+    UNSERVED_S,
+    WINDOW_PER_WORKER,
+    Coordinator,
+)
 from schemas.errors import BrokerError, Stopped, StoreError
 from schemas.message import ShardMessage
 from schemas.presence import WorkerPresence
@@ -127,15 +136,19 @@ def test_a_lost_message_is_sent_again() -> None:
 
 
 def test_a_message_that_waits_is_not_sent_again() -> None:
-    """As long as the queue holds messages, a shard's is taken to be among them."""
+    """As long as the queue holds messages, a shard's is taken to be among them; but not for ever."""
     mill = Mill(shards=1)
     mill.coordinator.tick()
     mill.board.waiting[QUEUE] = 1
 
-    mill.now += 100 * RESEND_AFTER_S
+    mill.now += FORGET_AFTER_S - 1
+    mill.coordinator.tick()
+    before = list(mill.outbox.sent)
+    mill.now += 2
     mill.coordinator.tick()
 
-    assert mill.outbox.sent == [0]
+    assert before == [0]
+    assert mill.outbox.sent == [0, 0]
 
 
 def test_a_message_that_was_overtaken_is_sent_again() -> None:
@@ -222,6 +235,49 @@ def test_a_shard_that_only_fails_stops_the_job() -> None:
 
     with pytest.raises(Stopped, match=r"shard 0 failed 5 times.*disk full"):
         mill.coordinator.tick()
+
+
+def test_a_shard_that_failed_is_sent_again_later() -> None:
+    """What ails it may pass: the pause doubles with each error."""
+    mill = Mill(shards=1)
+    mill.coordinator.tick()
+    mill.report(0, "error", "StoreError: busy")
+    mill.coordinator.tick()
+    at_once = list(mill.outbox.sent)
+    mill.now += 2.5
+    mill.coordinator.tick()
+
+    assert at_once == [0]
+    assert mill.outbox.sent == [0, 0]
+
+
+def test_an_unfit_worker_does_not_stop_the_job() -> None:
+    """As long as another worker publishes, the unfit one's reports count for nothing; with none, the job stops."""
+    mill = Mill(shards=30)
+    for shard in range(20):
+        mill.coordinator.tick()
+        mill.report(shard + 1, "unfit", "NotAllowed: outside")
+        mill.publish(shard)
+        mill.report(shard, "published")
+
+    mill.coordinator.tick()
+    for _ in range(MAX_UNFIT):
+        mill.report(25, "unfit", "NotAllowed: outside")
+
+    with pytest.raises(Stopped, match="no worker is fit"):
+        mill.coordinator.tick()
+
+
+def test_late_errors_of_a_published_shard_count_for_nothing() -> None:
+    """A worker that wakes up an hour later cannot stop a job."""
+    mill = Mill(shards=2)
+    mill.publish(0)
+    mill.now += LISTING_EVERY_S + 1
+    mill.coordinator.tick()
+    for _ in range(2 * MAX_ERRORS):
+        mill.report(0, "error", "woke up")
+
+    assert not mill.coordinator.tick().done
 
 
 def test_a_cancelled_job_stops() -> None:

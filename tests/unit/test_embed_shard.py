@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from schemas.errors import Conflict
+from schemas.errors import Conflict, Refused
 from schemas.failures import FailureCode
 from schemas.rows import ManifestRow, Modality
 from storage import layout
@@ -16,6 +16,7 @@ from storage.store import memory_store
 from tests.inline import InlineMill
 from tests.jobs import planned_job, text_rows
 from workers.batching import Cancelled
+from workers.embed_shard import MAX_DEATHS
 from workers.hash_encoder import expected_vector
 
 DIGEST = resolve_model("hash").card.digest
@@ -128,3 +129,23 @@ def test_the_same_place_taken_by_another_plan_is_a_conflict() -> None:
         late.work(late.message(0))
     assert rows[1] == [row.id for row in text_rows(5, first=100)]
     assert mill.job.store.get(key) == foreign
+
+
+def test_a_shard_that_only_kills_is_given_up() -> None:
+    """After ten processes that died in its middle the shard is an error, not an eleventh death."""
+    mill = InlineMill(job_of(text_rows(5)))
+    for _ in range(MAX_DEATHS):
+        mill.leases.begin(mill.job.id, 0)
+
+    with pytest.raises(Refused, match="died 10 times"):
+        mill.work(mill.message(0))
+
+
+def test_an_attempt_that_ended_does_not_count_as_a_death() -> None:
+    """Cancelled or failed attempts end properly: the count starts again."""
+    mill = InlineMill(job_of(text_rows(5)))
+    mill.leases.begin(mill.job.id, 0)
+
+    mill.work(mill.message(0))
+
+    assert mill.leases.begin(mill.job.id, 0) == 0

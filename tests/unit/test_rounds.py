@@ -165,6 +165,35 @@ def test_any_changed_byte_is_found() -> None:
     assert missed == []
 
 
+def test_a_stranger_below_data_is_found() -> None:
+    """A copy of a shard under another name would be read twice."""
+    job = finished_job()
+    job.store.create("data/modality=text/copy.parquet", job.store.get("data/modality=text/part-000000.parquet"))
+
+    assert "copy.parquet is no shard" in verify_job(job).problems[0]
+
+
+def test_a_shard_under_another_name_does_not_end_a_job() -> None:
+    """A copy of shard 0 in the place of shard 1 is not shard 1."""
+    job = planned_job(memory_store(), [text_rows(5), text_rows(5, first=5)], model_digest=DIGEST)
+    mill = InlineMill(job)
+    mill.work(mill.message(0))
+    job.store.create("data/modality=text/part-000001.parquet", job.store.get("data/modality=text/part-000000.parquet"))
+
+    with pytest.raises(StoreError, match="was moved here"):
+        mill.run()
+
+
+def test_a_damaged_manifest_is_a_problem_and_no_traceback() -> None:
+    """Cut off, or listing nothing: verify says so."""
+    job = finished_job()
+    sound = job.store.get("manifest.json")
+    for damaged in (sound[:50], b'{"files": [], "others": []}', b"[]"):
+        job.store.replace("manifest.json", damaged)
+
+        assert not verify_job(job).ok
+
+
 def test_an_attempt_that_lost_leaves_no_failures() -> None:
     """Failures of attempts that did not publish are dropped at the end."""
     job = planned_job(memory_store(), [images(3)], model_digest=DIGEST)

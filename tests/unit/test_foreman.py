@@ -1,0 +1,65 @@
+"""The foreman: many jobs, and what one of them has must cost no other."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from producer.board import MemoryBoard
+from producer.foreman import Foreman
+from schemas.message import ShardMessage
+from schemas.rows import Modality
+from storage import layout
+from storage.jobs import Job
+from storage.store import LocalStore
+from tests.jobs import planned_job, text_rows
+
+
+class Outbox:
+    """A task queue that only remembers."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    def send(self, modality: Modality, size: str, messages: Iterable[ShardMessage]) -> None:
+        self.sent += [message.plan for message in messages]
+
+
+def submitted(folder: Path, rows: int) -> Job:
+    job = planned_job(LocalStore(folder), [text_rows(rows)])
+    job.store.create(layout.SUBMITTED, b"{}")
+    return job
+
+
+def test_a_damaged_job_does_not_keep_others_from_being_driven(tmp_path: Path) -> None:
+    """A broken plan, a broken record, a job that is nowhere: the sound one is driven, the rest is said once."""
+    sound, damaged = submitted(tmp_path / "sound", 5), submitted(tmp_path / "damaged", 6)
+    damaged.store.replace(damaged.record.plan.index, b"junk")
+    LocalStore(tmp_path / "broken").create(layout.SUBMITTED, b"{}")
+    LocalStore(tmp_path / "broken").create(layout.JOB, b'{"v": 1}')
+    board, outbox, said = MemoryBoard(), Outbox(), list[str]()
+    board.submit("job-nowhere1", str(tmp_path / "nowhere"))
+    board.submit("job-nul12345", "/a\0b")
+    board.submit("job-outside1", "/somewhere/else")
+    foreman = Foreman((str(tmp_path), str(tmp_path / "missing")), board=board, queue=outbox, say=said.append)
+
+    for _ in range(3):
+        foreman.tick()
+
+    assert outbox.sent == [sound.record.plan.digest]
+    assert len([line for line in said if "not what the job was planned with" in line]) == 1
+    assert any("outside the allowed roots" in line for line in said)
+
+
+def test_a_job_is_taken_up_again_when_its_store_is_back(tmp_path: Path) -> None:
+    """A hiccup of the store puts a job aside, not away."""
+    job = submitted(tmp_path / "job", 5)
+    index = job.store.get(job.record.plan.index)
+    board, outbox = MemoryBoard(), Outbox()
+    board.submit(job.id, job.store.url)
+    foreman = Foreman((str(tmp_path),), board=board, queue=outbox, say=lambda line: None)
+    job.store.delete(job.record.plan.index)
+    foreman.tick()
+
+    job.store.create(job.record.plan.index, index)
+    foreman.tick()
+
+    assert outbox.sent == [job.record.plan.digest]
