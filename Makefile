@@ -7,7 +7,7 @@ DONE := .venv/.installed
 .PHONY: demo test check install docs clean
 
 demo: $(DONE)
-	@echo "==> embedding 634 rows of examples/demo: its texts and images"
+	@echo "==> embedding the 615 texts and images of examples/demo"
 	$(BIN)/embedmill run examples/demo/manifest.jsonl --model demo --out out/demo \
 	    --modality text --modality image --keep category --keep title
 	@echo "==> embedding the demo's queries with the same model"

@@ -3,9 +3,11 @@
 import contextlib
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -381,7 +383,8 @@ def cancel(
     if still:
         _say(f"{job.id}: cancelled; {still} shards are still in work after {timeout:.0f} s")
         raise typer.Exit(3)
-    _say(f"{job.id}: cancelled" + ("" if board else "; no --broker-url: workers hear of it at their next shard"))
+    elsewhere = "; an `embedmill run` of it ends within seconds, workers elsewhere at their next shard"
+    _say(f"{job.id}: cancelled" + ("" if board else elsewhere))
 
 
 @app.command(epilog=EPILOG)
@@ -723,9 +726,9 @@ def _mill(job: "Job", screen: "Screen", *, count: int, broker_url: str, insecure
     from producer.task_queue import CeleryQueue
     from workers.supervise import Fleet
 
-    with _broker(broker_url, insecure) as (url, broker):
+    with _broker(broker_url, insecure) as (url, broker), tempfile.TemporaryDirectory(prefix="embedmill-logs-") as logs:
         roots = (job.store.url, *job.record.spec.media_roots)
-        fleet = Fleet(_settings(url, roots, None), count=count, logs=broker.folder if broker else None)
+        fleet = Fleet(_settings(url, roots, None), count=count, logs=Path(logs))
         grace = 1.0  # at the end nothing is in work
         try:
             fleet.start()
@@ -735,21 +738,20 @@ def _mill(job: "Job", screen: "Screen", *, count: int, broker_url: str, insecure
             grace = _GRACE_S
             raise
         except EmbedmillError:
-            if broker:
-                screen.say(_last_words(broker))
+            words = _last_words(Path(logs))
+            if words:
+                screen.say(words)
             raise
         finally:
             _stop(fleet, grace)
 
 
-def _last_words(broker: "EmbeddedBroker") -> str:
+def _last_words(logs: Path) -> str:
     """The last tracebacks and errors that the workers logged, each once: their logs go with the run."""
     import json
 
     lines = [
-        line
-        for log in sorted(broker.folder.glob("worker-*.log"))
-        for line in log.read_text("utf-8", "replace").splitlines()
+        line for log in sorted(logs.glob("worker-*.log")) for line in log.read_text("utf-8", "replace").splitlines()
     ]
     said: dict[str, None] = {}
     for line in lines:
@@ -757,7 +759,7 @@ def _last_words(broker: "EmbeddedBroker") -> str:
             event = json.loads(line)
             if event.get("level") in ("error", "critical"):
                 said[str(event.get("exception") or event["message"])] = None
-    return "\n".join(["the workers' last words:", *list(said)[-3:]]) if said else "the workers logged no error"
+    return "\n".join(["the workers' last words:", *list(said)[-3:]]) if said else ""
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -136,9 +137,14 @@ def _drop_losers(job: Job, files: list[PublishedFile]) -> None:
             job.store.delete(item.key)
 
 
+def glob_escaped(path: str) -> str:
+    """`path` so that a reader's glob takes it literally."""
+    return re.sub(r"([\[*?])", r"[\1]", path)
+
+
 def views_sql(job: Job) -> str:
     """DuckDB views over the job; the cast makes the vector an ARRAY, which the array functions ask for."""
-    dim, url = job.record.space.dim, job.store.url.replace("'", "''")
+    dim, url = job.record.space.dim, glob_escaped(job.store.url).replace("'", "''")
     # Text for a person to run: nothing here runs it, and the quotes in the location are doubled.
     rows = f"read_parquet('{url}/data/**/*.parquet', hive_partitioning = true)"
     lines = [

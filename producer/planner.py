@@ -147,6 +147,11 @@ def _write(outcomes: Iterable[Outcome], writer: PlanWriter, cutter: "_Cutter") -
 def _published(store: Store, writer: PlanWriter, read: _Read, manifest: Manifest) -> tuple[PlanRecord, str]:
     if not writer.rows:
         raise ManifestError(f"{manifest.name} has no rows: {_why_no_rows(writer, read)}")
+    if writer.empty_columns and manifest.columns is None:  # a header would have told before
+        names = ", ".join(sorted(name.removeprefix("keep.") for name in writer.empty_columns))
+        raise ManifestError(
+            f"{manifest.name}: no row has a value for --keep {names}; correct the name, or leave it out"
+        )
     assert manifest.sha256 is not None  # it was read to its end
     return writer.publish(store, skipped=read.skipped), manifest.sha256
 

@@ -6,11 +6,12 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 from producer.manifest import manifest_sha256, open_manifest
 from producer.parsing import kept_columns
 from producer.planner import make_plan
-from schemas.errors import SpecMismatch
+from schemas.errors import Refused, SpecMismatch
 from schemas.job import JobRecord, JobSpec, new_job_id
 from schemas.model_cards import ModelCard
 from schemas.rows import Modality
@@ -63,6 +64,9 @@ def _spec(request: JobRequest, card: ModelCard) -> JobSpec:
     manifest = canonical_location(request.manifest)
     base = posixpath.dirname(manifest)
     roots = tuple(map(canonical_location, request.media_roots)) or (base,)
+    for root in roots:
+        if "://" not in root and not Path(root).is_dir():
+            raise Refused(f"--media-root {root} is no folder; name the one that the media lie in")
     return JobSpec(
         manifest=manifest,
         manifest_sha256="",
@@ -82,6 +86,11 @@ def _spec(request: JobRequest, card: ModelCard) -> JobSpec:
 
 def _same(found: Job, spec: JobSpec) -> Job:
     differences = found.record.spec.differences(spec)
+    if len(differences) == 1 and differences[0].startswith("manifest_sha256"):
+        raise SpecMismatch(
+            f"{spec.manifest} has changed since the job in {found.store.url} was planned ({differences[0]}); "
+            "restore it, or give another --out"
+        )
     if differences:
         raise SpecMismatch(
             f"{found.store.url} holds a job with other arguments ({'; '.join(differences)}); "

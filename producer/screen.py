@@ -1,5 +1,6 @@
 """The screen: progress for people, on stderr; a bar on a terminal, plain lines elsewhere."""
 
+import contextlib
 import sys
 import time
 from types import TracebackType
@@ -91,7 +92,8 @@ class LineScreen:
         self._rate = Rate()
 
     def say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)  # noqa: T201  # talk goes to stderr
+        with contextlib.suppress(OSError):  # nobody listens any more: the work goes on
+            print(line, file=sys.stderr, flush=True)  # noqa: T201  # talk goes to stderr
 
     def planning(self, rows: int) -> None:
         if self._due():

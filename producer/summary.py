@@ -3,10 +3,15 @@
 import json
 import os
 import shlex
+import shutil
+import sys
+from pathlib import Path
 from typing import Any
 
+from producer.finish import glob_escaped
 from producer.screen import duration
 from producer.status import JobState, JobStatus
+from schemas.failures import RETRYABLE
 
 
 def summary_lines(status: JobStatus, *, seconds: float | None, done_now: int) -> list[str]:
@@ -27,17 +32,23 @@ def summary_lines(status: JobStatus, *, seconds: float | None, done_now: int) ->
     lines.append(f"  output    {_short(status.location)}/data ({status.file_bytes / 2**20:,.1f} MiB)")
     if status.vectors:
         lines += ["", "Look at it:", f"  {duckdb_command(status)}"]
-    if status.failed:
-        lines.append(f"  embedmill retry {shlex.quote(_short(status.location))}    # does the failed rows again")
+    if set(status.failures) & {str(code) for code in RETRYABLE}:
+        lines.append(f"  embedmill retry {shlex.quote(_short(status.location))}    # tries the failed rows again")
     return lines
 
 
 def duckdb_command(status: JobStatus) -> str:
-    """A query to paste into a shell."""
-    where = _short(status.location).replace("'", "''")
-    sql = f"SELECT modality, count(*) AS vectors FROM '{where}/data/**/*.parquet' GROUP BY ALL"  # noqa: S608  # to paste
-    plain = not set(sql) & set('"$`\\!')
-    return f'duckdb -c "{sql}"' if plain else f"duckdb -c {shlex.quote(sql)}"
+    """A query to paste into a shell: for the duckdb program where there is one, else for Python's package."""
+    glob = glob_escaped(_short(status.location)).replace("'", "''")
+    sql = f"SELECT modality, count(*) AS vectors FROM '{glob}/data/**/*.parquet' GROUP BY ALL"  # noqa: S608  # to paste
+    if shutil.which("duckdb"):
+        return f"duckdb -c {_quoted(sql)}"
+    return f"{shlex.quote(_short(sys.executable))} -c {_quoted(f'import duckdb; print(duckdb.sql({sql!r}))')}"
+
+
+def _quoted(words: str) -> str:
+    """`words` for a shell, in double quotes where these change nothing."""
+    return shlex.quote(words) if set(words) & set('"$`\\!') else f'"{words}"'
 
 
 def summary_json(status: JobStatus, *, seconds: float | None, done_now: int) -> str:
@@ -90,4 +101,5 @@ def _short(location: str) -> str:
     if "://" in location:
         return location
     relative = os.path.relpath(location)
-    return location if relative.startswith("..") else relative
+    outside = relative.startswith("..") or relative == "." or Path.cwd() == Path("/")
+    return str(Path(location).absolute()) if outside else relative

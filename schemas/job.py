@@ -56,6 +56,8 @@ class JobSpec:
 
 
 def _show(value: object) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
+        return f"{value[:12]}…"
     if isinstance(value, tuple):
         return ", ".join(str(v) for v in value) or "(none)"
     return str(value)

@@ -23,6 +23,8 @@ from storage.store import Store
 _GROUPS_PER_FILE = 256
 _BYTES_PER_FILE = 64 * 2**20
 
+#: Columns of a plan before the kept ones.
+_OWN_COLUMNS = 5
 _ARROW = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
 
 INDEX_SCHEMA = pa.schema(
@@ -82,6 +84,7 @@ class PlanWriter:
         self._rejects: list[Reject] = []
         self.rejects = 0
         self.rows = 0
+        self.empty_columns = set(self._schema.names[_OWN_COLUMNS:])  # kept columns that no row has filled yet
 
     def __enter__(self) -> "PlanWriter":
         return self
@@ -121,6 +124,7 @@ class PlanWriter:
                 digest=_table_digest(modality, table),
             )
         )
+        self.empty_columns = {name for name in self.empty_columns if table[name].null_count == table.num_rows}
         self._groups += 1
         self._bytes += table.nbytes
         self.rows += table.num_rows

@@ -74,7 +74,7 @@ class Fetcher:
                     return self._read(_open_below(root, parts or ["."]), path)
         except OSError as err:
             return _os_failure(err, path)
-        return _failure(FailureCode.OUTSIDE_ROOT, "outside the allowed roots", path)
+        return _failure(FailureCode.OUTSIDE_ROOT, "outside the media roots (--media-root names them)", path)
 
     def _read(self, handle: int, path: str) -> bytes | Failure:
         try:
@@ -94,8 +94,10 @@ class Fetcher:
 
     def _object(self, url: str) -> bytes | Failure:
         url = url.replace("/./", "/")
+        if ".." in url.split("/"):  # a folder's is resolved and checked; an object's key means it literally
+            return _failure(FailureCode.OUTSIDE_ROOT, "an object has no '..'; write its key", url)
         if not any(url == root or url.startswith(f"{root}/") for root in self._prefixes):
-            return _failure(FailureCode.OUTSIDE_ROOT, "outside the allowed roots", url)
+            return _failure(FailureCode.OUTSIDE_ROOT, "outside the media roots (--media-root names them)", url)
         bucket, key = _split(url)
         if not key or key.endswith("/"):
             return _failure(FailureCode.NOT_A_FILE, "a prefix, not an object", url)
@@ -134,8 +136,6 @@ def _problem(uri: str) -> tuple[FailureCode, str] | None:
         return FailureCode.URI_INVALID, f"control characters, or more than {_MAX_URI} characters"
     if "::" in uri or (_SCHEME.match(uri) and not uri.startswith(_S3)):
         return FailureCode.URI_SCHEME, "not a path or s3://bucket/key (a name with a colon is written ./name)"
-    if ".." in uri.split("/"):
-        return FailureCode.OUTSIDE_ROOT, "'..' may lead out of the roots; write the path without it"
     return None
 
 

@@ -39,7 +39,8 @@ class Worker:
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def start(self) -> None:
-        output: IO[bytes] | None = self._log.open("ab") if self._log else None
+        # Never our own stdout: that is for data.
+        output: IO[bytes] | int = self._log.open("ab") if self._log else sys.stderr.fileno()
         self._process = subprocess.Popen(
             _command(self.settings),
             env=_environ(self.settings),
@@ -49,7 +50,7 @@ class Worker:
             start_new_session=True,  # Ctrl-C in the terminal is the supervisor's to pass on
             preexec_fn=partial(set_pdeathsig, "SIGKILL"),  # no worker outlives its supervisor
         )
-        if output:
+        if not isinstance(output, int):
             output.close()
         self._started = time.monotonic()
 
@@ -136,6 +137,7 @@ def _command(settings: Settings) -> list[str]:
         sys.executable,
         "-m",
         "celery",
+        "--quiet",
         "--app=workers.app",
         "worker",
         f"-n{settings.worker_name}",

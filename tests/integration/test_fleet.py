@@ -142,3 +142,31 @@ def test_a_job_lives_on_s3(s3: S3Server, tmp_path: Path) -> None:
     assert done.returncode == again.returncode == 0, done.stderr
     assert rows == 41
     assert verified.returncode == 0, verified.stdout
+
+
+def test_json_is_all_that_stdout_gets(broker: EmbeddedBroker, tmp_path: Path) -> None:
+    """With a given Redis too: what workers and libraries say goes elsewhere."""
+    manifest = write_jsonl(tmp_path / "rows.jsonl", texts(20))
+    env = {"EMBEDMILL_BROKER_URL": broker.url}
+
+    done = embedmill("run", manifest, "--model", "hash", "--out", tmp_path / "out", "--json", env=env)
+
+    assert json.loads(done.stdout)["vectors"] == 20
+    assert done.stderr == ""
+
+
+def test_media_beside_the_manifests_folder_are_reached(broker: EmbeddedBroker, tmp_path: Path) -> None:
+    """`../images/x.png` is read when --media-root allows the folder, and is a failure when it does not."""
+    from PIL import Image
+
+    for name in ("manifests", "images"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "images" / "x.png")
+    manifest = write_jsonl(tmp_path / "manifests" / "rows.jsonl", [{"id": "x", "uri": "../images/x.png"}])
+    words = ("run", manifest, "--model", "hash", "--json", "--media-root")
+
+    allowed = embedmill(*words, tmp_path / "images", "--out", tmp_path / "one")
+    refused = embedmill(*words, tmp_path / "manifests", "--out", tmp_path / "two")
+
+    assert json.loads(allowed.stdout)["vectors"] == 1
+    assert json.loads(refused.stdout)["failures"] == {"outside_root": 1}

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from producer.finish import glob_escaped
 from tests.mill import embedmill, texts, write_jsonl
 
 Row = dict[str, Any]
@@ -64,14 +66,25 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A job of 500 texts in several shards, with a kept column."""
     folder = tmp_path_factory.mktemp("readers")
     manifest = write_jsonl(folder / "rows.jsonl", texts(500))
-    words = ("run", manifest, "--model", "hash", "--out", folder / "o'ut", "--keep", "label", "--shard-seconds", "0.1")
+    words = (
+        "run",
+        manifest,
+        "--model",
+        "hash",
+        "--out",
+        folder / "o'[u]t",
+        "--keep",
+        "label",
+        "--shard-seconds",
+        "0.1",
+    )
     assert embedmill(*words).returncode == 0
-    return folder / "o'ut"
+    return folder / "o'[u]t"
 
 
 def test_duckdb_reads_it(output: Path) -> None:
     """Rows and ids are counted by glob, and views.sql makes the vectors arrays."""
-    glob = str(output / "data/**/*.parquet").replace("'", "''")
+    glob = glob_escaped(str(output)).replace("'", "''") + "/data/**/*.parquet"
     with duckdb.connect() as connection:
         counts = connection.execute(f"SELECT count(*), count(DISTINCT id) FROM '{glob}'").fetchall()
         connection.execute((output / "views.sql").read_text())
@@ -86,21 +99,18 @@ def test_duckdb_reads_it(output: Path) -> None:
 
 def test_the_query_of_the_summary_works(output: Path) -> None:
     """What `run` prints to paste runs as it stands, quotes in the path and all."""
-    import shlex
-
     manifest = output.parent / "rows.jsonl"
     words = ("run", manifest, "--model", "hash", "--out", output, "--keep", "label", "--shard-seconds", "0.1")
-    printed = next(line for line in embedmill(*words).stdout.splitlines() if "duckdb -c" in line)
+    printed = next(line for line in embedmill(*words).stdout.splitlines() if "SELECT modality" in line)
 
-    with duckdb.connect() as connection:
-        rows = connection.execute(shlex.split(printed)[2]).fetchall()
+    done = subprocess.run(printed, shell=True, capture_output=True, text=True, check=True)
 
-    assert rows == [("text", 500)]
+    assert "500" in done.stdout
 
 
 def test_polars_pandas_and_pyarrow_read_it(output: Path) -> None:
     """Each sees 500 rows, the modality from the folder's name, and vectors of 16 floats."""
-    frame = pl.scan_parquet(str(output / "data/**/*.parquet"), hive_partitioning=True).collect()
+    frame = pl.scan_parquet(glob_escaped(str(output)) + "/data/**/*.parquet", hive_partitioning=True).collect()
     table = ds.dataset(output / "data", partitioning="hive").to_table()
     panda = pd.read_parquet(output / "data")
 

@@ -102,3 +102,25 @@ def test_a_pipe_that_closes_is_no_error(tmp_path: Path) -> None:
     done = subprocess.run(f"{command} | true", shell=True, capture_output=True, text=True, check=False)
 
     assert done.stderr == ""
+
+
+def test_a_misspelt_column_is_refused_before_the_job_is_made(tmp_path: Path) -> None:
+    """No row of a JSONL manifest has it: exit 2, and the folder can be used for the corrected call."""
+    manifest = write_jsonl(tmp_path / "rows.jsonl", texts(3))
+
+    wrong = embedmill("plan", manifest, "-m", "hash", "-o", tmp_path / "o", "--keep", "lable")
+    right = embedmill("plan", manifest, "-m", "hash", "-o", tmp_path / "o", "--keep", "label")
+
+    assert wrong.returncode == 2
+    assert "--keep lable" in wrong.stderr
+    assert right.returncode == 0
+
+
+def test_a_media_root_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    """Before every image becomes a failure."""
+    manifest = write_jsonl(tmp_path / "rows.jsonl", texts(3))
+
+    done = embedmill("plan", manifest, "-m", "hash", "-o", tmp_path / "o", "--media-root", tmp_path / "none")
+
+    assert done.returncode == 2
+    assert "is no folder" in done.stderr

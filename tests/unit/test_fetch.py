@@ -73,6 +73,13 @@ def test_a_root_reached_through_a_link_is_the_folder_it_leads_to(root: Path, tmp
     assert Fetcher("", (str(tmp_path / "alias"),), MAX_BYTES).fetch(str(root / "a.png")) == b"inside"
 
 
+def test_a_way_around_that_ends_inside_is_inside(fetcher: Fetcher, root: Path) -> None:
+    """`..` is resolved, and what it leads to is judged: a manifest may lie beside its media."""
+    assert fetcher.fetch("sub/../a.png") == b"inside"
+    assert fetcher.fetch(f"../{root.name}/a.png") == b"inside"
+    assert code_of(fetcher.fetch("sub/../../secret.png")) is FailureCode.OUTSIDE_ROOT
+
+
 @pytest.mark.parametrize("name", ["100%25.png", "a b?c#d.png", "größe 図.png", "~.png", "back\\slash.png", "-rf"])
 def test_odd_names_are_literal(fetcher: Fetcher, root: Path, name: str) -> None:
     """Nothing in a local name is decoded, expanded or taken for a query."""
@@ -104,7 +111,6 @@ def test_a_name_with_a_colon_is_written_with_its_folder(fetcher: Fetcher, root: 
         ("a" * 300 + ".png", FailureCode.URI_INVALID),
         ("a/" * 500_000, FailureCode.URI_INVALID),
         ("../secret.png", FailureCode.OUTSIDE_ROOT),
-        ("sub/../a.png", FailureCode.OUTSIDE_ROOT),
         ("sub/../../secret.png", FailureCode.OUTSIDE_ROOT),
         ("/etc/passwd", FailureCode.OUTSIDE_ROOT),
         ("/proc/self/environ", FailureCode.OUTSIDE_ROOT),

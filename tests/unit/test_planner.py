@@ -249,7 +249,8 @@ def test_a_shard_has_a_limit_of_rows_and_of_bytes(plan: Callable[..., Planned]) 
     many = plan(texts(MAX_SHARD_ROWS + 1, 1), shard_seconds=1e9)
     half = MAX_SHARD_BYTES // 2**20 * 2  # rows of half a MiB
     long = plan(texts(half + 1, 2**19), shard_seconds=1e9)
-    kept = plan([{"id": n, "text": "x", "label": "y" * 2**19} for n in range(half + 1)], shard_seconds=1e9, keep=KEEP)
+    rows = [{"id": n, "text": "x", "label": "y" * 2**19, "price": n} for n in range(half + 1)]
+    kept = plan(rows, shard_seconds=1e9, keep=KEEP)
 
     assert many.reader.rows.tolist() == [MAX_SHARD_ROWS, 1]
     assert long.reader.rows.tolist() == [half, 1]
