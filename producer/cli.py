@@ -598,6 +598,7 @@ def main() -> None:
     try:
         with interruptible():
             code = app(prog_name="embedmill", standalone_mode=False)
+            sys.stdout.flush()  # here, where a closed pipe is expected; at exit Python would complain
     except EmbedmillError as err:
         _say(f"embedmill: {err}")
         sys.exit(err.exit_code)
