@@ -126,7 +126,6 @@ class EmbeddedBroker:
         self._socket = self._folder / "broker.sock"
         self._password = secrets.token_urlsafe(24)
         self._process: subprocess.Popen[bytes] | None = None
-        self.starts = 0
 
     @property
     def url(self) -> str:
@@ -168,7 +167,6 @@ class EmbeddedBroker:
                 start_new_session=True,
                 preexec_fn=partial(set_pdeathsig, "SIGKILL"),  # it holds hints only: end with us
             )
-        self.starts += 1
         self._wait_until_up()
 
     def watch(self) -> bool:

@@ -100,11 +100,6 @@ class Coordinator:
         self._listing_pause = LISTING_EVERY_S
         self._fill_lanes()
 
-    @property
-    def plans(self) -> list[PlanReader]:
-        """The rounds that were not finished when this coordinator started."""
-        return self._plans
-
     def tick(self) -> Progress:
         """Look around once and do what is due.
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,8 +64,8 @@ class Verdict:
         return {name: getattr(self, name) for name in names} | {"ok": self.ok, "complete": self.complete}
 
 
-def verify_job(job: Job, *, progress: Callable[[int], None] | None = None) -> Verdict:
-    """Read every byte of the job and compare it with the plan; `progress` hears of each shard."""
+def verify_job(job: Job) -> Verdict:
+    """Read every byte of the job and compare it with the plan."""
     verdict = Verdict()
     files = _readable_files(job, verdict)
     by_shard = {file.footer.shard: file for file in files}
@@ -83,8 +83,6 @@ def verify_job(job: Job, *, progress: Callable[[int], None] | None = None) -> Ve
                 verdict.missing += planned.num_rows if plan.round == 0 else 0
             else:
                 _check_shard(job, plan.digest, file, planned, ids, verdict)
-            if progress:
-                progress(1)
     for file in by_shard.values():
         verdict.blame(f"{file.key}: shard {file.footer.shard} is in no plan of this job")
     duplicates = len(ids.duplicates())

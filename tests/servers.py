@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,7 +58,10 @@ def s3_server() -> Iterator[S3Server]:
     try:
         endpoint = f"http://127.0.0.1:{port}"
         wait_for(lambda: _listens(port), timeout_s=60, what="the S3 server")
-        yield S3Server(endpoint, "bucket")
+        server = S3Server(endpoint, "bucket")
+        request = urllib.request.Request(f"{server.endpoint}/{server.bucket}", method="PUT")
+        urllib.request.urlopen(request).close()
+        yield server
     finally:
         process.terminate()
         process.wait(10)

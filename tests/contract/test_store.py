@@ -19,10 +19,6 @@ from tests.servers import S3Server, s3_server
 @pytest.fixture(scope="module")
 def s3() -> Iterator[S3Server]:
     with s3_server() as server:
-        import urllib.request
-
-        request = urllib.request.Request(f"{server.endpoint}/{server.bucket}", method="PUT")
-        urllib.request.urlopen(request).close()
         yield server
 
 

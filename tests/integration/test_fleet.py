@@ -2,7 +2,6 @@
 
 import json
 import signal
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,8 +24,6 @@ def broker() -> Iterator[EmbeddedBroker]:
 @pytest.fixture(scope="module")
 def s3() -> Iterator[S3Server]:
     with s3_server() as server:
-        request = urllib.request.Request(f"{server.endpoint}/{server.bucket}", method="PUT")
-        urllib.request.urlopen(request).close()
         yield server
 
 

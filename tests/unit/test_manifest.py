@@ -7,7 +7,6 @@ import io
 import json
 import os
 import tracemalloc
-import urllib.request
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -426,8 +425,6 @@ def test_two_readings_must_agree(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def s3() -> Iterator[S3Server]:
     with s3_server() as server:
-        request = urllib.request.Request(f"{server.endpoint}/{server.bucket}", method="PUT")
-        urllib.request.urlopen(request).close()
         yield server
 
 
