@@ -30,14 +30,25 @@ class FailureCode(StrEnum):
     NOT_A_FILE = "not_a_file"  # a folder, a pipe, a device
     FILE_EMPTY = "file_empty"  # zero bytes
     FILE_TOO_LARGE = "file_too_large"  # over the limit of bytes
+    ACCESS_DENIED = "access_denied"  # the source wants rights that this job does not have
+    ADDRESS_FORBIDDEN = "address_forbidden"  # a host with an address that is not public
+    TOO_MANY_REDIRECTS = "too_many_redirects"
+    FETCH_TIMEOUT = "fetch_timeout"  # the source was too slow
+    HOST_UNAVAILABLE = "host_unavailable"  # the host failed so often that it is left alone
     FETCH_FAILED = "fetch_failed"  # the source failed, and failed again
     FORMAT_UNSUPPORTED = "format_unsupported"  # not one of the accepted formats, by its content
     TOO_MANY_PIXELS = "too_many_pixels"  # over the limit of pixels
+    TOO_LONG = "too_long"  # over the limit of seconds, or of decoded bytes
+    NO_STREAM = "no_stream"  # the file holds no sound, or no picture
+    MEDIA_EMPTY = "media_empty"  # a stream without a single sample or frame
     DECODE_FAILED = "decode_failed"  # truncated or corrupt
+    DECODE_TIMEOUT = "decode_timeout"  # the decoder hung, and was killed
+    DECODE_MEMORY = "decode_memory"  # the decoder needed more memory than it may have
+    DECODE_CRASHED = "decode_crashed"  # the decoder died of this row
     MODALITY_UNSUPPORTED = "modality_unsupported"  # the model has no input for it
     PREPROCESS_FAILED = "preprocess_failed"  # the model's own preprocessing refused it
     FORWARD_FAILED = "forward_failed"  # the forward pass failed for this row alone
-    OUT_OF_MEMORY = "out_of_memory"  # too large for the device, even alone
+    TOO_LARGE = "too_large"  # too large for every device at hand, even alone
     VECTOR_NOT_FINITE = "vector_not_finite"  # NaN or infinity, even alone
     VECTOR_ZERO = "vector_zero"  # all zeros, even alone
     VECTOR_SHAPE = "vector_shape"  # not the dimension of the space
@@ -61,7 +72,13 @@ RETRYABLE = frozenset(
     {
         FailureCode.NOT_FOUND,
         FailureCode.FETCH_FAILED,
-        FailureCode.OUT_OF_MEMORY,
+        FailureCode.ACCESS_DENIED,
+        FailureCode.FETCH_TIMEOUT,
+        FailureCode.HOST_UNAVAILABLE,
+        FailureCode.TOO_LARGE,
+        FailureCode.DECODE_TIMEOUT,
+        FailureCode.DECODE_MEMORY,
+        FailureCode.DECODE_CRASHED,
         FailureCode.FORWARD_FAILED,
     }
 )

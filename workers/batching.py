@@ -154,7 +154,7 @@ class _Encoding:
         except WorkerUnfit:
             raise
         except OutOfMemory:
-            return _Error(FailureCode.OUT_OF_MEMORY, "the device has no memory for this row, even alone")
+            return _Error(FailureCode.TOO_LARGE, "the device has no memory for this row, even alone")
         except Exception as err:  # noqa: BLE001  # the row loop: recorded, then bisected
             return _Error(FailureCode.FORWARD_FAILED, one_line(f"{type(err).__name__}: {err}"))
 
@@ -176,7 +176,7 @@ class _Encoding:
         if len(batch) == 1:
             self._outcomes[batch[0]] = error.failure()
             return
-        if error.code is FailureCode.OUT_OF_MEMORY:
+        if error.code is FailureCode.TOO_LARGE:
             self._budget.shrink_below(len(batch) * max(self._lengths[i] for i in batch))
             self._todo = deque(part for waiting in self._todo for part in self._within_budget(waiting))
         middle = len(batch) // 2

@@ -306,7 +306,7 @@ def test_an_item_too_large_even_alone_is_a_failure() -> None:
 
     assert_good(words, outcomes, but=[words[0]])
     failure = failure_of(words, outcomes, words[0])
-    assert (failure.code, failure.stage) == (FailureCode.OUT_OF_MEMORY, Stage.FORWARD)
+    assert (failure.code, failure.stage) == (FailureCode.TOO_LARGE, Stage.FORWARD)
     assert budget.tokens >= 12
 
 
