@@ -13,6 +13,7 @@ from producer.manifest import open_manifest
 from producer.planner import make_plan
 from schemas.job import JobSpec
 from schemas.model_cards import Family, ModelCard
+from schemas.recipe import Recipe
 from schemas.rows import Modality
 from storage.store import LocalStore
 
@@ -45,7 +46,7 @@ def main() -> None:
         write_manifest(path, given.rows, given.seed)
         spec = JobSpec(manifest=str(path), manifest_sha256="", model=CARD.name, model_digest=CARD.digest)
         began, cpu = time.perf_counter(), time.process_time()
-        plan, _ = make_plan(LocalStore(Path(folder) / "job"), open_manifest(str(path)), spec, CARD)
+        plan, _ = make_plan(LocalStore(Path(folder) / "job"), open_manifest(str(path)), spec, CARD, Recipe())
         seconds = time.perf_counter() - began
         result = {
             "rows": plan.rows,

@@ -6,12 +6,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from producer.job_options import AllowUnpinned, OnlyModality, SizeName, takes_job
 from schemas.errors import EmbedmillError
 
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from producer.prepare import JobRequest
     from producer.screen import Screen
     from producer.status import JobStatus
-    from schemas.settings import Settings
+    from schemas.model_cards import ModelCard
     from storage.jobs import Job
+    from storage.model_catalog import KnownModel
     from workers.supervise import Fleet
 
 EPILOG = (
@@ -43,84 +44,7 @@ models_app = typer.Typer(help="What models there are, and what embedmill knows o
 app.add_typer(models_app, name="models")
 
 
-class ModalityName(StrEnum):
-    """The modalities that `--modality` takes."""
-
-    TEXT = "text"
-    IMAGE = "image"
-    AUDIO = "audio"
-    VIDEO = "video"
-    MIXED = "mixed"
-
-
-Manifest = Annotated[
-    str, typer.Argument(help="Manifest: .jsonl, .csv, .tsv or .parquet, plain or .gz; a path or s3:// URL.")
-]
-Model = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "-m",
-        help="A model card's short name, org/name@<40-hex commit>, or a local folder.",
-        envvar="EMBEDMILL_MODEL",
-    ),
-]
-Out = Annotated[
-    str, typer.Option("--out", "-o", help="The job's folder, or s3://bucket/prefix.", envvar="EMBEDMILL_OUT")
-]
 JobFolder = Annotated[str, typer.Argument(metavar="OUT", help="The job's folder, or s3://bucket/prefix.")]
-Keep = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--keep",
-        "-k",
-        help="A manifest column to copy into the output: name, or name:string|int64|float64|bool. Repeatable.",
-    ),
-]
-IdColumn = Annotated[
-    str, typer.Option("--id-column", help="The column that identifies a row.", envvar="EMBEDMILL_ID_COLUMN")
-]
-OnlyModality = Annotated[
-    list[ModalityName] | None,
-    typer.Option("--modality", help="Take only rows of this modality, skip the others. Repeatable; default: all."),
-]
-Strict = Annotated[
-    bool,
-    typer.Option(
-        "--strict", help="Refuse the whole manifest at the first line that is no row.", envvar="EMBEDMILL_STRICT"
-    ),
-]
-MediaRoot = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--media-root",
-        help="A folder or s3:// prefix that media may be read from. Repeatable; default: the manifest's folder.",
-    ),
-]
-AllowUnpinned = Annotated[
-    bool,
-    typer.Option(
-        "--allow-unpinned",
-        help="Take org/name without a commit, and pin the one it has now.",
-        envvar="EMBEDMILL_ALLOW_UNPINNED",
-    ),
-]
-ShardSeconds = Annotated[
-    float,
-    typer.Option(
-        "--shard-seconds",
-        min=0.01,
-        help="Size of a shard, in estimated seconds of one CPU core.",
-        envvar="EMBEDMILL_SHARD_SECONDS",
-    ),
-]
-MaxPixels = Annotated[
-    int, typer.Option("--max-pixels", min=1, help="Images of more pixels are failures.", envvar="EMBEDMILL_MAX_PIXELS")
-]
-MaxFileMb = Annotated[
-    int,
-    typer.Option("--max-file-mb", min=1, help="Media files of more MiB are failures.", envvar="EMBEDMILL_MAX_FILE_MB"),
-]
 WorkerCount = Annotated[
     int,
     typer.Option(
@@ -158,19 +82,9 @@ _INTERRUPTED = 130
 
 
 @app.command(epilog=EPILOG)
+@takes_job
 def run(
-    manifest: Manifest,
-    model: Model,
-    out: Out,
-    keep: Keep = None,
-    id_column: IdColumn = "id",
-    modality: OnlyModality = None,
-    strict: Strict = False,
-    media_root: MediaRoot = None,
-    allow_unpinned: AllowUnpinned = False,
-    shard_seconds: ShardSeconds = 30.0,
-    max_pixels: MaxPixels = 50_000_000,
-    max_file_mb: MaxFileMb = 64,
+    request: "JobRequest",
     workers: WorkerCount = 0,
     broker_url: BrokerUrl = "",
     insecure_broker: InsecureBroker = False,
@@ -189,25 +103,12 @@ def run(
     \b
     The manifest has the columns
       id        text or integer; another name: --id-column
-      modality  text, image; may be left out where the row tells
+      modality  text, image, audio, video, mixed; may be left out where the row tells
       text      of a text
-      uri       of an image: relative to the manifest, absolute, or s3://
-    and any others; --keep copies them.
+      uri       of a medium: relative to the manifest, absolute, https://, s3://, or archive.tar::member
+      parts     of a mixed row: a list of {"text": ...} and {"uri": ...}; text and uri together are a mixed row too
+    and any others; --keep copies them. A folder of media needs no manifest: each file's path is its id.
     """
-    request = _request(
-        manifest,
-        model,
-        out,
-        keep,
-        id_column,
-        modality,
-        strict,
-        media_root,
-        allow_unpinned,
-        shard_seconds,
-        max_pixels,
-        max_file_mb,
-    )
     again = _command_line()
     _run_here(
         request,
@@ -221,19 +122,9 @@ def run(
 
 
 @app.command(epilog=EPILOG)
+@takes_job
 def plan(
-    manifest: Manifest,
-    model: Model,
-    out: Out,
-    keep: Keep = None,
-    id_column: IdColumn = "id",
-    modality: OnlyModality = None,
-    strict: Strict = False,
-    media_root: MediaRoot = None,
-    allow_unpinned: AllowUnpinned = False,
-    shard_seconds: ShardSeconds = 30.0,
-    max_pixels: MaxPixels = 50_000_000,
-    max_file_mb: MaxFileMb = 64,
+    request: "JobRequest",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -247,40 +138,16 @@ def plan(
     from producer.prepare import prepare_job
     from producer.screen import open_screen
 
-    request = _request(
-        manifest,
-        model,
-        out,
-        keep,
-        id_column,
-        modality,
-        strict,
-        media_root,
-        allow_unpinned,
-        shard_seconds,
-        max_pixels,
-        max_file_mb,
-    )
     with open_screen(quiet=quiet or as_json) as screen:
         job = prepare_job(request, progress=screen.planning)
     _show_status(job, as_json=as_json)
 
 
 @app.command(epilog=EPILOG)
+@takes_job
 def submit(
-    manifest: Manifest,
-    model: Model,
-    out: Out,
+    request: "JobRequest",
     broker_url: BrokerUrl,
-    keep: Keep = None,
-    id_column: IdColumn = "id",
-    modality: OnlyModality = None,
-    strict: Strict = False,
-    media_root: MediaRoot = None,
-    allow_unpinned: AllowUnpinned = False,
-    shard_seconds: ShardSeconds = 30.0,
-    max_pixels: MaxPixels = 50_000_000,
-    max_file_mb: MaxFileMb = 64,
     insecure_broker: InsecureBroker = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -301,20 +168,6 @@ def submit(
     from storage import layout
 
     board = RedisBoard(_safe(broker_url, insecure_broker))
-    request = _request(
-        manifest,
-        model,
-        out,
-        keep,
-        id_column,
-        modality,
-        strict,
-        media_root,
-        allow_unpinned,
-        shard_seconds,
-        max_pixels,
-        max_file_mb,
-    )
     board.workers()  # an unreachable Redis is said before a long plan
     with open_screen(quiet=quiet or as_json) as screen:
         job = prepare_job(request, progress=screen.planning)
@@ -456,24 +309,69 @@ def worker(
     broker_url: BrokerUrl,
     workers: WorkerCount = 0,
     modality: OnlyModality = None,
+    queues: Annotated[
+        str,
+        typer.Option(
+            "--queues",
+            help="Serve only these queues, comma-separated, as embed.text.cpu; default: all that the device can.",
+            envvar="EMBEDMILL_QUEUES",
+            show_default=False,
+        ),
+    ] = "",
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device", help="auto (all GPUs, else the processor), cpu, cuda, or cuda:N.", envvar="EMBEDMILL_DEVICE"
+        ),
+    ] = "auto",
+    size: Annotated[
+        SizeName | None,
+        typer.Option(
+            "--size", help="Take the device for one of this size; default: by its memory.", envvar="EMBEDMILL_SIZE"
+        ),
+    ] = None,
+    allow_private_hosts: Annotated[
+        bool,
+        typer.Option(
+            "--allow-private-hosts",
+            help="Do jobs that read media from hosts with private addresses.",
+            envvar="EMBEDMILL_ALLOW_PRIVATE",
+        ),
+    ] = False,
     insecure_broker: InsecureBroker = False,
 ) -> None:
-    """Serve the queues of a Redis with this machine's processor.
+    """Serve the queues of a Redis with this machine's devices.
 
     \b
     embedmill worker --root /shared --workers 8
+    embedmill worker --root /shared --device cuda:0
 
-    One process for each core, each holding the model it last worked with. Only jobs and media below --root are touched.
-    Ends with Ctrl-C or SIGTERM: what is in work is finished first.
+    One process for each GPU, or without one for each core. A process holds as many models as its memory takes, and
+    serves its own size first, smaller sizes when that is empty, larger ones never. Only jobs and media below --root
+    are touched. Ends with Ctrl-C or SIGTERM: what is in work is finished first.
     """
+    from dataclasses import replace
+
     from producer.interrupts import Interrupted, interruptible
-    from workers.supervise import Fleet, usable_cores
+    from schemas.rows import Modality
+    from schemas.settings import Settings
+    from workers.crew import crew_settings
+    from workers.devices import find_devices
+    from workers.supervise import Fleet
 
     _safe(broker_url, insecure_broker)
-    settings = _settings(broker_url, tuple(root), modality)
-    count = workers or usable_cores()
-    fleet = Fleet(settings, count=count)
-    _say(f"{count} workers serve {', '.join(settings.queues)}; Ctrl-C ends them")
+    crew = crew_settings(
+        replace(Settings.from_environ(os.environ), allow_private=allow_private_hosts),
+        broker_url=broker_url,
+        roots=tuple(root),
+        devices=find_devices(device, size=size.value if size else ""),
+        count=workers,
+        modalities=tuple(Modality(m.value) for m in modality or ()),
+        queues=tuple(name.strip() for name in queues.split(",") if name.strip()),
+    )
+    fleet = Fleet(crew)
+    first = crew[0]
+    _say(f"{len(crew)} workers on {first.device} ({first.size}) serve {', '.join(first.queues)}; Ctrl-C ends them")
     try:
         with interruptible():
             fleet.start()
@@ -547,23 +445,25 @@ def doctor(
 
 @models_app.command("list", epilog=EPILOG)
 def list_models(as_json: Json = False) -> None:
-    """List the models that have a short name.
+    """List the models that have a short name: dimensions, size of device, what they take.
 
     \b
     embedmill models list
+
+    Cards of your own: ~/.config/embedmill/models.toml, or the TOML files that EMBEDMILL_MODELS names.
     """
     import json
     from dataclasses import asdict
 
+    from producer.model_words import listed
     from storage.model_files import describe_models
 
     known = describe_models()
     if as_json:
         print(json.dumps([asdict(model) | {"modalities": sorted(model.modalities)} for model in known]))
         return
-    for model in known:
-        print(f"{model.name:10} {model.dim:5} dimensions  {', '.join(sorted(model.modalities)):12} {model.about}")
-    print("\nAny other: org/name@<40-hex commit>, or a local folder of a text, CLIP or SigLIP model.")
+    print("\n".join(map(listed, known)))
+    print("\nAny other: org/name@<40-hex commit>, or a local folder; `embedmill models inspect` says what it takes.")
 
 
 @models_app.command("show", epilog=EPILOG)
@@ -572,23 +472,56 @@ def show_model(
     allow_unpinned: AllowUnpinned = False,
     as_json: Json = False,
 ) -> None:
-    """Say what embedmill knows of one model, without loading it.
+    """Say what embedmill knows of one model, and what device it needs; a card's files are not looked at.
 
     \b
-    embedmill models show minilm
+    embedmill models show qwen3-vl-embedding-8b
     """
-    import json
-    from dataclasses import asdict
-
+    from producer.model_words import known_model
     from storage.model_files import resolve_model
 
-    card = resolve_model(name, allow_unpinned=allow_unpinned).card
-    fields = asdict(card) | {"modalities": sorted(card.modalities)}
+    known = known_model(name)
+    needs_files = known is None or not known.repository
+    card = resolve_model(name, allow_unpinned=allow_unpinned).card if needs_files or known is None else known.sketch()
+    _show_card(card, known, as_json=as_json)
+
+
+@models_app.command("inspect", epilog=EPILOG)
+def inspect_model(
+    name: Annotated[str, typer.Argument(help="Like --model; most useful for a local folder or a hub id.")],
+    allow_unpinned: AllowUnpinned = False,
+    as_json: Json = False,
+) -> None:
+    """Read a model's configs and the heads of its weights, and try whether it can be fed here; no weight is loaded.
+
+    \b
+    embedmill models inspect /models/my-clip
+
+    Exits 2 when its processor or tokenizer cannot be built on this machine.
+    """
+    from producer.model_words import known_model
+    from storage.model_files import resolve_model
+    from workers.processor_check import check_processor
+
+    model = resolve_model(name, allow_unpinned=allow_unpinned)
+    problem = check_processor(model.folder) if model.folder and model.card.family != "conse" else None
+    _show_card(model.card, known_model(name), as_json=as_json, problem=problem or "")
+    if problem:
+        raise typer.Exit(2)
+
+
+def _show_card(card: "ModelCard", known: "KnownModel | None", *, as_json: bool, problem: str | None = None) -> None:
+    """Print a card; `problem` is what keeps it from being fed here, "" for nothing, None where it was not tried."""
+    import json
+
+    from producer.model_words import card_fields, card_lines
+
     if as_json:
-        print(json.dumps(fields))
+        print(json.dumps(card_fields(card) | ({} if problem is None else {"problem": problem or None})))
         return
-    for field, value in fields.items():
-        print(f"{field:18} {', '.join(value) if isinstance(value, list) else value}")
+    print("\n".join(card_lines(card, known)))
+    if problem is not None:
+        print(f"{'here':11} {problem or 'it can be fed on this machine'}")
 
 
 def main() -> None:
@@ -642,39 +575,6 @@ def _command_line() -> str:
     return shlex.join(["embedmill", *map(redact, sys.argv[1:])])
 
 
-def _request(
-    manifest: str,
-    model: str,
-    out: str,
-    keep: list[str] | None,
-    id_column: str,
-    modality: list[ModalityName] | None,
-    strict: bool,
-    media_root: list[str] | None,
-    allow_unpinned: bool,
-    shard_seconds: float,
-    max_pixels: int,
-    max_file_mb: int,
-) -> "JobRequest":
-    from producer.prepare import JobRequest
-    from schemas.rows import Modality
-
-    return JobRequest(
-        manifest=manifest,
-        model=model,
-        out=out,
-        keep=tuple(keep or ()),
-        id_column=id_column,
-        modalities=tuple(Modality(m.value) for m in modality or ()),
-        strict=strict,
-        media_roots=tuple(media_root or ()),
-        allow_unpinned=allow_unpinned,
-        shard_seconds=shard_seconds,
-        max_pixels=max_pixels,
-        max_file_bytes=max_file_mb * 2**20,
-    )
-
-
 def _run_here(
     request: "JobRequest", *, workers: int, broker_url: str, insecure: bool, as_json: bool, quiet: bool, again: str
 ) -> None:
@@ -716,20 +616,30 @@ def _drive_here(
         _say(f"to go on: {again}")
         raise
     seconds = time.monotonic() - started
-    raise typer.Exit(_show_end(job, as_json=as_json, seconds=seconds, done_before=before.vectors + before.failed))
+    raise typer.Exit(_show_end(job, as_json=as_json, seconds=seconds, done_before=before.rows_ok + before.failed))
 
 
 def _mill(job: "Job", screen: "Screen", *, count: int, broker_url: str, insecure: bool) -> None:
     """A broker, a fleet and a coordinator, for the length of one job."""
+    from dataclasses import replace
+
     from producer.board import RedisBoard
     from producer.driving import drive
     from producer.interrupts import Interrupted
     from producer.task_queue import CeleryQueue
+    from schemas.settings import Settings
+    from workers.crew import crew_settings, require_served
+    from workers.devices import find_devices
     from workers.supervise import Fleet
 
+    devices = find_devices(os.environ.get("EMBEDMILL_DEVICE", "auto"), size=os.environ.get("EMBEDMILL_SIZE", ""))
     with _broker(broker_url, insecure) as (url, broker), tempfile.TemporaryDirectory(prefix="embedmill-logs-") as logs:
-        roots = (job.store.url, *job.record.spec.media_roots)
-        fleet = Fleet(_settings(url, roots, None), count=count, logs=Path(logs))
+        roots = (job.store.url, *(r for r in job.record.spec.media_roots if not r.startswith("http")))
+        settings = replace(Settings.from_environ(os.environ), allow_private=job.record.spec.allow_private)
+        crew = crew_settings(settings, broker_url=url, roots=roots, devices=devices, count=count)
+        if not broker_url:
+            require_served(job.record.spec, crew)
+        fleet = Fleet(crew, logs=Path(logs))
         grace = 1.0  # at the end nothing is in work
         try:
             fleet.start()
@@ -793,18 +703,6 @@ def _sensible_count(shards: int) -> int:
     return max(1, min(usable_cores(), shards))
 
 
-def _settings(broker_url: str, roots: tuple[str, ...], modality: list[ModalityName] | None) -> "Settings":
-    from dataclasses import replace
-
-    from schemas.queues import queue_name
-    from schemas.rows import Modality
-    from schemas.settings import Settings
-
-    modalities = [Modality(m.value) for m in modality or ()] or list(Modality)
-    queues = tuple(queue_name(m) for m in modalities)
-    return replace(Settings.from_environ(os.environ), broker_url=broker_url, roots=roots, queues=queues)
-
-
 def _safe(broker_url: str, insecure: bool) -> str:
     from producer.broker import require_safe
 
@@ -842,7 +740,7 @@ def _show_end(job: "Job", *, as_json: bool, seconds: float | None, done_before: 
     from producer.summary import summary_json, summary_lines
 
     seen = job_status(job)
-    done_now = max(0, seen.vectors + seen.failed - done_before)
+    done_now = max(0, seen.rows_ok + seen.failed - done_before)
     if as_json:
         print(summary_json(seen, seconds=seconds, done_now=done_now))
     else:
@@ -857,7 +755,7 @@ def _progress_of(seen: "JobStatus") -> "Progress":
         shards=seen.shards,
         published=seen.published,
         rows=seen.rows,
-        rows_done=seen.vectors + seen.failed,
+        rows_done=seen.rows_ok + seen.failed,
         failed=seen.failed,
         sent=0,
         workers=max((queue.workers or 0 for queue in seen.queues), default=0),

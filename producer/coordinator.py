@@ -13,11 +13,13 @@ import numpy as np
 
 from producer.board import Board
 from producer.task_queue import TaskQueue
+from producer.turns import Turns
 from schemas.errors import BrokerError, Stopped, StoreError
 from schemas.message import ShardMessage
 from schemas.queues import queue_name
 from schemas.rows import Modality
 from schemas.shard import ShardReport
+from schemas.sizes import above
 from storage.jobs import Job
 from storage.plans import PlanReader
 from storage.shards import published_shards
@@ -68,6 +70,7 @@ class _Lane:
 
     queue: str
     modality: Modality
+    size: str
     waiting: deque[int] = field(default_factory=deque)
     taken: int = -1
 
@@ -81,13 +84,15 @@ class Coordinator:
         *,
         board: Board,
         queue: TaskQueue,
-        size: str = "cpu",
+        turns: Turns | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._job, self._board, self._queue, self._size, self._clock = job, board, queue, size, clock
+        self._job, self._board, self._queue, self._clock = job, board, queue, clock
+        self._turns = turns or Turns(clock)
+        self._size_of: dict[int, str] = {}  # of shards that were too large for the job's own size
         self._plans = [PlanReader(job.store, plan) for plan in job.rounds() if not job.is_finished(plan)]
         self._published: dict[int, bool] = {n: False for plan in self._plans for n in plan.shards()}
-        self._lanes: dict[Modality, _Lane] = {}
+        self._lanes: dict[tuple[Modality, str], _Lane] = {}
         self._sent: dict[int, _Sent] = {}
         self._order = 0
         self._errors: Counter[int] = Counter()
@@ -111,11 +116,11 @@ class Coordinator:
             unlisted = self._try_to_list()
         try:
             note = self._work_the_board() or unlisted
-            workers = self._count_workers()
-            if workers:
+            workers, unserved = self._look_for_workers()
+            if not unserved:
                 self._served_at = self._clock()
-            elif not note and not self._done and self._clock() - self._served_at > UNSERVED_S:
-                note = f"no live worker serves {', '.join(sorted(lane.queue for lane in self._lanes.values()))}"
+            elif not note and self._clock() - self._served_at > UNSERVED_S:
+                note = f"no live worker serves {', '.join(unserved)}"
         except BrokerError as err:
             note = str(err)
         if self._done:  # reports are hints: only the store's word ends a job
@@ -136,10 +141,13 @@ class Coordinator:
     def _fill_lanes(self) -> None:
         for plan in self._plans:
             for shard in plan.shards():
-                modality = plan.modality(shard)
-                if modality not in self._lanes:
-                    self._lanes[modality] = _Lane(queue_name(modality, self._size), modality)
-                self._lanes[modality].waiting.append(shard)
+                self._lane(plan.modality(shard), self._job.record.spec.size).waiting.append(shard)
+
+    def _lane(self, modality: Modality, size: str) -> _Lane:
+        key = (modality, size)
+        if key not in self._lanes:
+            self._lanes[key] = _Lane(queue_name(modality, size), modality, size)
+        return self._lanes[key]
 
     def _try_to_list(self) -> str:
         """Look into the store; what keeps us from it, in words, or ""."""
@@ -190,8 +198,21 @@ class Coordinator:
             self._count_error(report)
         elif report.outcome == "unfit":
             self._count_unfit(report)
-        elif report.outcome == "cancelled" and report.shard in self._sent:
+        elif report.outcome == "too_large":
+            self._move_up(report)
+        elif report.outcome in ("cancelled", "passed") and report.shard in self._sent:
             self._send_again(report.shard)
+
+    def _move_up(self, report: ShardReport) -> None:
+        """A shard with a row that is too large for its device goes to the next larger size that is served."""
+        modality = self._plan_of(report.shard).modality(report.shard)
+        served = {queue for worker in self._board.workers() for queue in worker.queues}
+        sizes = [size for size in above(report.size) if queue_name(modality, size) in served] if report.size else []
+        if sizes:  # else it comes back to its own size, whose worker then has no larger one to hand it to
+            self._size_of[report.shard] = sizes[0]
+            logger.info("shard %d goes to %s", report.shard, sizes[0], extra={"event": "shard_moved"})
+        if self._sent.pop(report.shard, None):
+            self._lane_of(report.shard).waiting.append(report.shard)
 
     def _count_error(self, report: ShardReport) -> None:
         self._errors[report.shard] += 1
@@ -246,8 +267,11 @@ class Coordinator:
         lane.taken = max(lane.taken, sent.order)
 
     def _top_up(self) -> None:
-        serving = Counter(queue for worker in self._board.workers() for queue in worker.queues)
-        for lane in self._lanes.values():
+        workers = self._board.workers()
+        serving = Counter(queue for worker in workers for queue in worker.queues)
+        for lane in list(self._lanes.values()):
+            if not lane.waiting or not self._turns.may_send(lane.queue, self._job.record.spec.model_digest, workers):
+                continue
             window = WINDOW_PER_WORKER * max(1, serving[lane.queue])
             in_flight = sum(1 for sent in self._sent.values() if sent.queue == lane.queue)
             self._send(lane, window - in_flight)
@@ -259,7 +283,7 @@ class Coordinator:
             if not self._published[shard] and shard not in self._sent:
                 batch.append(shard)
         try:
-            self._queue.send(lane.modality, self._size, [self._message(shard) for shard in batch])
+            self._queue.send(lane.modality, lane.size, [self._message(shard) for shard in batch])
         except BrokerError:
             lane.waiting.extendleft(reversed(batch))
             raise
@@ -274,11 +298,16 @@ class Coordinator:
         return next(plan for plan in self._plans if shard in plan.shards())
 
     def _lane_of(self, shard: int) -> _Lane:
-        return self._lanes[self._plan_of(shard).modality(shard)]
+        return self._lane(self._plan_of(shard).modality(shard), self._size_of.get(shard, self._job.record.spec.size))
 
-    def _count_workers(self) -> int:
+    def _look_for_workers(self) -> tuple[int, list[str]]:
+        """How many workers serve the job, and the queues with work left that none serves."""
+        workers = self._board.workers()
+        served = {queue for worker in workers for queue in worker.queues}
+        with_work = {lane.queue for lane in self._lanes.values() if lane.waiting}
+        with_work |= {sent.queue for sent in self._sent.values()}
         queues = {lane.queue for lane in self._lanes.values()}
-        return sum(1 for worker in self._board.workers() if queues & set(worker.queues))
+        return sum(1 for worker in workers if queues & set(worker.queues)), sorted(with_work - served)
 
     def _progress(self, workers: int, note: str, *, done: bool) -> Progress:
         flags_of = [

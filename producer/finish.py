@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,10 @@ import numpy as np
 from producer.outcomes import PublishedFile, count_outcomes, published_files
 from schemas.errors import StoreError
 from schemas.job import PlanRecord
+from schemas.recipe import OutputType, vector_column
 from storage import layout
 from storage.jobs import Job, now
+from storage.parquet import VECTOR
 from storage.shards import read_shard
 from storage.store import LocalStore
 
@@ -96,7 +99,7 @@ def _described(job: Job, files: list[PublishedFile], moments: Moments) -> Iterat
 def _read(job: Job, file: PublishedFile) -> tuple[str, np.ndarray]:
     digest = hashlib.sha256(job.store.get(file.key)).hexdigest()
     _, _, vectors, _ = read_shard(job.store, file.key)
-    return digest, vectors
+    return digest, vectors[VECTOR].astype(np.float32)
 
 
 def _manifest(job: Job, plan: PlanRecord, files: list[PublishedFile], described: list[dict[str, object]]) -> bytes:
@@ -122,8 +125,9 @@ def _others(job: Job, files: list[PublishedFile]) -> list[dict[str, object]]:
     """What is not data but must not change either: the job's record, its plans, and the failures that count."""
     keys = [layout.JOB]
     for plan in job.rounds():
-        keys += [*plan.files, plan.index, *filter(None, [plan.rejects_file])]
+        keys += [*plan.files, plan.index, *filter(None, [plan.rejects_file, plan.sample])]
         keys += [layout.retry_key(plan.round)] if plan.round else []
+    keys += [layout.RANGES] if job.store.size(layout.RANGES) is not None else []
     keys += [layout.failures_key(f.footer.shard, f.footer.attempt) for f in files if f.footer.rows_failed]
     return [{"key": key, "sha256": hashlib.sha256(job.store.get(key)).hexdigest()} for key in sorted(set(keys))]
 
@@ -142,6 +146,24 @@ def glob_escaped(path: str) -> str:
     return re.sub(r"([\[*?])", r"[\1]", path)
 
 
+#: DuckDB's type for an element of each output, and how many of them hold a dimension.
+_SQL_TYPES = {
+    OutputType.FLOAT32: ("FLOAT", 1),
+    OutputType.FLOAT16: ("FLOAT", 1),  # DuckDB has no half precision: it reads one as the other
+    OutputType.INT8: ("TINYINT", 1),
+    OutputType.BINARY: ("UTINYINT", 8),
+}
+
+
+def _casts(job: Job) -> str:
+    space = job.record.space
+    casts = []
+    for output in space.recipe.outputs:
+        column, (kind, per_element) = vector_column(space.recipe.outputs, output), _SQL_TYPES[output]
+        casts.append(f"{column}::{kind}[{math.ceil(space.dim / per_element)}] AS {column}")
+    return ", ".join(casts)
+
+
 def views_sql(job: Job) -> str:
     """DuckDB views over the job; the cast makes the vector an ARRAY, which the array functions ask for."""
     dim, url = job.record.space.dim, glob_escaped(job.store.url).replace("'", "''")
@@ -149,7 +171,7 @@ def views_sql(job: Job) -> str:
     rows = f"read_parquet('{url}/data/**/*.parquet', hive_partitioning = true)"
     lines = [
         f"-- {job.record.spec.model}, {dim} dimensions, space {job.record.space.digest}",
-        f"CREATE OR REPLACE VIEW embeddings AS SELECT * REPLACE (embedding::FLOAT[{dim}] AS embedding) FROM {rows};",  # noqa: S608
+        f"CREATE OR REPLACE VIEW embeddings AS SELECT * REPLACE ({_casts(job)}) FROM {rows};",  # noqa: S608
     ]
     if any(True for _ in job.store.walk(layout.FAILURES)):
         # A row that a retry did again has the retry's outcome: the last failure, unless it has a vector now.

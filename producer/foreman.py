@@ -9,6 +9,7 @@ from producer.board import Board
 from producer.coordinator import Coordinator, Progress
 from producer.finish import finish_job
 from producer.task_queue import TaskQueue
+from producer.turns import Turns
 from schemas.errors import EmbedmillError, Refused, Stopped
 from schemas.redaction import redact
 from storage import layout
@@ -27,6 +28,7 @@ class Foreman:
     def __init__(self, roots: tuple[str, ...], *, board: Board, queue: TaskQueue, say: Callable[[str], None]) -> None:
         self._roots, self._board, self._queue, self._say = roots, board, queue, say
         self._clock, self._looked_at = time.monotonic, -1e9
+        self._turns = Turns()
         self._driven: dict[str, tuple[Job, Coordinator]] = {}
         self._refused: set[str] = set()
         self._complaints: dict[str, str] = {}
@@ -73,7 +75,7 @@ class Foreman:
             job = find_job(open_store(place))
             if job is None or job.is_cancelled() or all(job.is_finished(plan) for plan in job.rounds()):
                 return
-            coordinator = Coordinator(job, board=self._board, queue=self._queue)
+            coordinator = Coordinator(job, board=self._board, queue=self._queue, turns=self._turns)
         except (EmbedmillError, ValueError) as err:
             self._complain(location, str(err), for_good=isinstance(err, Refused | ValueError))
             return

@@ -1,7 +1,7 @@
 """The manifest: a user's list of rows, read from a folder or S3 as raw records with their line numbers.
 
-JSONL, CSV, TSV and Parquet, each also gzip'd. What is wrong with one line is a Reject; what is wrong with
-the whole is a ManifestError. TSV knows the quotes of CSV, as spreadsheets and data frames write it.
+JSONL, CSV, TSV and Parquet, each also gzip'd; a folder of media; webdataset tars. What is wrong with one line is a
+Reject; what is wrong with the whole is a ManifestError. TSV knows the quotes of CSV, as spreadsheets write it.
 """
 
 import contextlib
@@ -9,18 +9,24 @@ import posixpath
 from collections.abc import Collection, Iterable, Iterator
 from enum import StrEnum
 from functools import cached_property
+from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from producer.csv_records import CsvReader
+from producer.folder_records import FolderManifest, files_below, is_medium
 from producer.json_records import json_records
 from producer.manifest_source import Source, changed, manifest_errors, open_source
 from producer.parquet_records import NOT_UTF8, column_values
 from producer.records import Line, broken_line, line_pieces
+from producer.tar_records import compressed, is_tar, open_folder_of_tars, open_tars
 from schemas.errors import ManifestError
 from schemas.failures import Reject, one_line
 from schemas.redaction import redact
+from schemas.rows import MODALITY_BY_EXTENSION
+from storage.store import canonical_location
 
 _BATCH_ROWS = 4096
 _BUFFER = 2**20
@@ -44,13 +50,52 @@ _ENDINGS = {
 }
 
 
-class Manifest:
+#: Endings of tars that cannot be read at random.
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
+
+
+class Manifest(Protocol):
     """A list of rows at a location; it may be read more than once and must not change meanwhile."""
+
+    location: str
+    name: str  # what messages call it
+    sha256: str | None  # of what is read; known once records() came to its end
+    left_out: int  # files or members whose ending is none of ours; known then, too
+
+    @property
+    def base(self) -> str:
+        """The folder or prefix that relative uris are relative to."""
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """The names of the columns; None where each row has its own."""
+
+    def natural_type(self, column: str) -> str:
+        """The type of a kept column when the user named none."""
+
+    def records(self, columns: Collection[str] | None = None) -> Iterator[Line]:
+        """Each line's number and record, or Reject; `columns` are those that are needed (default: all).
+
+        Raises ManifestError when the manifest cannot be read, or changed since it was first read.
+        """
+
+    def digest(self) -> str:
+        """The sha256 that reading the records will give, without parsing them."""
+
+
+class FileManifest:
+    """A manifest in one file."""
 
     def __init__(self, location: str, form: Format) -> None:
         self.location, self.format = location, form
         self.name = redact(location)  # what messages call it
         self.sha256: str | None = None  # of the raw bytes; known once records() came to its end
+        self.left_out = 0
+
+    @cached_property
+    def base(self) -> str:
+        """The folder that the manifest lies in."""
+        return posixpath.dirname(self.location if "://" in self.location else canonical_location(self.location))
 
     @cached_property
     def columns(self) -> tuple[str, ...] | None:
@@ -90,6 +135,11 @@ class Manifest:
         if self.sha256 not in (None, digest):
             raise changed(self.name)
         self.sha256 = digest
+
+    def digest(self) -> str:
+        """The sha256 of the raw bytes."""
+        with self._opened() as source:
+            return source.sha256()
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Source]:
@@ -150,21 +200,49 @@ class Manifest:
 
 
 def open_manifest(location: str) -> Manifest:
-    """The manifest at a path or `s3://bucket/key`; raises ManifestError where there is none that can be read."""
+    """The manifest at a path or `s3://` location; raises ManifestError where there is none that can be read."""
     name = redact(location)
     ending = posixpath.splitext(location.lower().removesuffix(".gz"))[1]
-    if ending not in _ENDINGS:
-        raise ManifestError(
-            f"{name}: its name does not say what it is; a manifest ends in {', '.join(_ENDINGS)}, also with .gz"
-        )
+    if location.lower().endswith(_COMPRESSED):
+        raise compressed(name)
+    if _is_folder(location, known=ending in _ENDINGS or is_tar(location)):
+        return _open_folder(location)
+    if is_tar(location):
+        return open_tars(location)
     with manifest_errors(name), open_source(location) as file:
-        if not file.read(1):
-            raise ManifestError(f"{name} is empty; a manifest has at least one row")
-    return Manifest(location, _ENDINGS[ending])
+        begun = file.read(1)
+    if ending not in _ENDINGS:
+        endings = ", ".join(_ENDINGS)
+        raise ManifestError(
+            f"{name}: its name does not say what it is; a manifest ends in {endings}, also with .gz, or in .tar; "
+            "or it is a folder of media"
+        )
+    if not begun:
+        raise ManifestError(f"{name} is empty; a manifest has at least one row")
+    return FileManifest(location, _ENDINGS[ending])
 
 
 def manifest_sha256(location: str) -> str:
-    """The sha256 of a manifest's raw bytes, without parsing them; raises ManifestError when it cannot be read."""
-    name = redact(location)
-    with manifest_errors(name), open_source(location) as file, contextlib.ExitStack() as copies:
-        return Source(file, name, copies).sha256()
+    """The sha256 that reading a manifest will give, without parsing it; raises ManifestError when it cannot be read."""
+    return open_manifest(location).digest()
+
+
+def _is_folder(location: str, *, known: bool) -> bool:
+    """Whether a location is a folder or prefix; on S3, what is `known` by its ending is an object."""
+    if location.startswith("s3://"):
+        return location.endswith("/") or not known
+    return "://" not in location and Path(location).expanduser().is_dir()
+
+
+def _open_folder(location: str) -> Manifest:
+    """The media below a folder; where there are none, its tars."""
+    others = 0
+    for _, version in files_below(location, is_medium):
+        if version is not None:
+            return FolderManifest(location)
+        others += 1
+    if any(version is not None for _, version in files_below(location, is_tar)):
+        return open_folder_of_tars(location)
+    found = f"none of the {others:,} files below it is a medium" if others else "there is no file below it"
+    endings = ", ".join(MODALITY_BY_EXTENSION)
+    raise ManifestError(f"{redact(location)} is no manifest: {found}; media end in {endings}, webdatasets in tar")

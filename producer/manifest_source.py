@@ -19,6 +19,8 @@ from schemas.redaction import redact
 
 _CHUNK = 2**20
 
+_LISTED_AT_ONCE = 1000
+
 _GZIP = b"\x1f\x8b"
 
 _BOM = b"\xef\xbb\xbf"
@@ -32,6 +34,31 @@ def open_source(location: str) -> contextlib.AbstractContextManager[IO[bytes]]:
     if "://" in location:
         raise ManifestError(f"{redact(location)}: no such kind of place; give a path or s3://bucket/key")
     return _open_local(Path(location).expanduser())
+
+
+def version_of(file: IO[bytes]) -> tuple[int, str]:
+    """The bytes of what open_source opened, and what changes with its content."""
+    raw = getattr(file, "raw", None)
+    if isinstance(raw, _S3File):
+        return raw.size, str(raw.etag)
+    status = os.fstat(file.fileno())
+    return status.st_size, str(status.st_mtime_ns)
+
+
+def listed_objects(location: str) -> Iterator[tuple[str, str]]:
+    """The path below the prefix `location`, and the version, of each object there, in the order of the paths' bytes."""
+    import obstore
+    from obstore.store import S3Store
+
+    bucket, _, prefix = location.removeprefix("s3://").rstrip("/").partition("/")
+    above, before = f"{prefix}/" if prefix else "", ""
+    for batch in obstore.list(S3Store.from_url(f"s3://{bucket}"), prefix=prefix or None, chunk_size=_LISTED_AT_ONCE):
+        for meta in batch:
+            path = meta["path"].removeprefix(above)
+            if path.encode() <= before.encode():  # two readings would not give the same rows
+                raise ManifestError(f"{redact(location)}: this store lists objects in no order; write a manifest file")
+            before = path
+            yield path, f"{meta['size']}:{meta['e_tag'] or meta['last_modified']}"
 
 
 class Source:
@@ -124,7 +151,7 @@ class _S3File(io.RawIOBase):
         super().__init__()
         meta = obstore.head(store, key)
         self._get, self._store, self._key = obstore.get, store, key
-        self._etag, self._size, self._at = meta["e_tag"], meta["size"], 0
+        self.etag, self.size, self._at = meta["e_tag"], meta["size"], 0
 
     def readable(self) -> bool:
         return True
@@ -133,17 +160,17 @@ class _S3File(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
         return self._at
 
     def tell(self) -> int:
         return self._at
 
     def readinto(self, buffer: Any) -> int:  # Any: typeshed's WriteableBuffer exists for type checkers only
-        end = min(self._at + len(buffer), self._size)
+        end = min(self._at + len(buffer), self.size)
         if end <= self._at:
             return 0
-        data = self._get(self._store, self._key, options={"range": (self._at, end), "if_match": self._etag}).bytes()
+        data = self._get(self._store, self._key, options={"range": (self._at, end), "if_match": self.etag}).bytes()
         buffer[: len(data)] = memoryview(data)
         self._at += len(data)
         return len(data)

@@ -34,7 +34,8 @@ class Outcomes:
 
     shards: int = 0  # published
     rows: int = 0  # of those shards; a row that a retry does again counts once
-    vectors: int = 0
+    vectors: int = 0  # of rows that are cut into segments, more than one each
+    rows_ok: int = 0
     failures: Counter[str] = field(default_factory=Counter)  # by code
     vectors_by_modality: Counter[str] = field(default_factory=Counter)
     file_bytes: int = 0
@@ -60,13 +61,14 @@ def count_outcomes(job: Job, files: list[PublishedFile]) -> Outcomes:
     """Sum up `files`: vectors, and the failures that no later retry has settled."""
     outcomes = Outcomes(shards=len(files))
     for file in files:
-        outcomes.vectors += file.footer.rows_ok
-        outcomes.vectors_by_modality[file.footer.modality] += file.footer.rows_ok
+        outcomes.vectors += file.footer.vectors
+        outcomes.rows_ok += file.footer.rows_ok
+        outcomes.vectors_by_modality[file.footer.modality] += file.footer.vectors
         outcomes.file_bytes += file.size
         outcomes.failures.update(file.footer.failures)
     if len(job.rounds()) > 1:
         outcomes.failures = Counter(open_failures(job, files)["code"].to_pylist())
-    outcomes.rows = outcomes.vectors + outcomes.failed
+    outcomes.rows = outcomes.rows_ok + outcomes.failed
     return outcomes
 
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import orjson
 
+from producer.contents import CONTENT_COLUMNS, Refusal, WrittenPart, content_of
 from producer.manifest import Manifest
-from producer.records import Record
+from producer.records import UNSAFE, Record
 from schemas.errors import ManifestError, Refused
 from schemas.failures import FailureCode, Reject, RejectCode, one_line
 from schemas.job import KEEP_TYPES, KeptColumn
-from schemas.rows import MODALITY_BY_EXTENSION, ManifestRow, Modality, modality_of_uri
+from schemas.rows import PART_ORDER, ManifestRow, Modality, Part
 
 #: Characters of a text; a longer one is a failure.
 MAX_CHARS = 1_000_000
@@ -19,11 +20,9 @@ MAX_CHARS = 1_000_000
 MAX_ID_BYTES = 512
 
 _RESERVED = ("id", "embedding", "modality")  # columns of the output that are embedmill's own
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters and lone surrogates
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 _FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|nan|[+-]?inf(inity)?", re.IGNORECASE)
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
-_MODALITIES = {str(modality): modality for modality in Modality}
 
 
 def kept_columns(names: Iterable[str], manifest: Manifest) -> tuple[KeptColumn, ...]:
@@ -79,66 +78,78 @@ class RowParser:
     @property
     def columns(self) -> frozenset[str]:
         """The manifest's columns that parsing looks at."""
-        return frozenset({self._id_column, "modality", "text", "uri", *(column.name for column, _ in self._keep)})
+        return CONTENT_COLUMNS.union([self._id_column], (column.name for column, _ in self._keep))
 
     def parse(self, line: int, record: Record) -> ManifestRow | Reject | None:
         """The row, or why the record is none; None where its modality is not asked for."""
         try:
             id_ = self._id(record.get(self._id_column))
-        except _Refusal as refusal:
+        except Refusal as refusal:
             return refusal.reject(line, None)
+        text = uri = None
+        parts: tuple[Part, ...] = ()
         try:
-            modality = self._modality(record)
+            modality, content = content_of(record)
             if modality not in self._taken:
                 return None
-            text, uri, defect = self._content(modality, record)
+            if modality is Modality.TEXT:
+                text, defect = self._text(content)
+            elif modality is Modality.MIXED:
+                parts, defect = self._parts(content)
+            else:
+                uri, defect = _uri(content)
+            if modality not in self._supported:
+                defect = FailureCode.MODALITY_UNSUPPORTED
             kept = self._kept(record) if self._keep else ()
-        except _Refusal as refusal:
+        except Refusal as refusal:
             return refusal.reject(line, id_)
-        return ManifestRow(id=id_, line=line, modality=modality, text=text, uri=uri, defect=defect, kept=kept)
+        return ManifestRow(
+            id=id_, line=line, modality=modality, text=text, uri=uri, parts=parts, defect=defect, kept=kept
+        )
 
     def _id(self, value: object) -> str:
+        if type(value) is str and 0 < len(value) <= MAX_ID_BYTES and value.isascii() and value.isprintable():
+            return value  # nearly all are such
         if type(value) is int:
             value = str(value)
         if value is None or value == "":
-            raise _Refusal(RejectCode.MISSING_ID, f"{self._id_column} is missing; every row needs one")
+            raise Refusal(RejectCode.MISSING_ID, f"{self._id_column} is missing; every row needs one")
         if not isinstance(value, str):
             kind = type(value).__name__
-            raise _Refusal(RejectCode.BAD_ID, f"{self._id_column} is a {kind}; write it as a string or an integer")
-        if len(value) <= MAX_ID_BYTES and value.isascii() and value.isprintable():
-            return value
-        if _UNSAFE.search(value):
-            raise _Refusal(RejectCode.BAD_ID, f"{self._id_column} holds control characters or lone surrogates")
+            raise Refusal(RejectCode.BAD_ID, f"{self._id_column} is a {kind}; write it as a string or an integer")
+        if UNSAFE.search(value):
+            raise Refusal(RejectCode.BAD_ID, f"{self._id_column} holds control characters or lone surrogates")
         if len(value.encode()) > MAX_ID_BYTES:
-            raise _Refusal(RejectCode.BAD_ID, f"{self._id_column} is over {MAX_ID_BYTES} bytes long")
+            raise Refusal(RejectCode.BAD_ID, f"{self._id_column} is over {MAX_ID_BYTES} bytes long")
         return value
 
-    def _modality(self, record: Record) -> Modality:
-        said = record.get("modality")
-        if said is None or said == "":
-            return _implied_modality(record)
-        modality = _MODALITIES.get(said) if isinstance(said, str) else None
-        if modality is None:
-            accepted = ", ".join(_MODALITIES)
-            raise _Refusal(RejectCode.UNKNOWN_MODALITY, f"modality is {_shown(said)}; it may be {accepted}")
-        return modality
+    def _parts(self, written: list[WrittenPart]) -> tuple[tuple[Part, ...], FailureCode | None]:
+        """The parts in their order, none where one has a defect, and what is wrong with the row."""
+        parts, defects = [], []
+        for written_part in sorted(written, key=lambda part: PART_ORDER.index(part.modality)):
+            part, defect = self._part(written_part)
+            parts.append(part)
+            defects += [] if defect is None else [defect]
+        if defects:
+            return (), defects[0]
+        supported = self._supported.issuperset(part.modality for part in parts)
+        return tuple(parts), None if supported else FailureCode.MODALITY_UNSUPPORTED
 
-    def _content(self, modality: Modality, record: Record) -> tuple[str | None, str | None, FailureCode | None]:
-        """The text and uri that can be stored, and what is wrong with them."""
-        text = uri = None
-        defect = None
-        if modality is Modality.TEXT or modality is Modality.MIXED:
-            text, defect = self._text(record.get("text"))
-        if modality is not Modality.TEXT:
-            uri, uri_defect = _uri(record.get("uri"))
-            defect = defect or uri_defect
-        return text, uri, defect if modality in self._supported else FailureCode.MODALITY_UNSUPPORTED
+    def _part(self, written: WrittenPart) -> tuple[Part, FailureCode | None]:
+        try:
+            if written.modality is Modality.TEXT:
+                text, defect = self._text(written.content)
+                return Part(modality=written.modality, text=text), defect
+            uri, defect = _uri(written.content)
+            return Part(modality=written.modality, uri=uri), defect
+        except Refusal as refusal:
+            raise Refusal(refusal.code, f"{written.label}: {refusal.message}") from refusal
 
     def _text(self, text: object) -> tuple[str | None, FailureCode | None]:
         if text is None:
             return None, FailureCode.TEXT_EMPTY
         if not isinstance(text, str):
-            raise _Refusal(RejectCode.BAD_VALUE, f"text is a {type(text).__name__}; write it as a string")
+            raise Refusal(RejectCode.BAD_VALUE, f"text is a {type(text).__name__}; write it as a string")
         if len(text) > self._max_chars:
             return None, FailureCode.TEXT_TOO_LONG
         if not text.isascii() and not _is_unicode(text):
@@ -151,44 +162,12 @@ class RowParser:
         return tuple([_converted(record.get(column.name), column, convert) for column, convert in self._keep])
 
 
-class _Refusal(Exception):  # never leaves this file: RowParser.parse makes it a Reject
-    """A record is no row."""
-
-    def __init__(self, code: RejectCode, message: str) -> None:
-        super().__init__(message)
-        self.code, self.message = code, message
-
-    def reject(self, line: int, id_: str | None) -> Reject:
-        return Reject(line=line, id=id_, code=self.code, message=one_line(self.message))
-
-
-def _implied_modality(record: Record) -> Modality:
-    """The modality of a row that does not name it; an empty cell beside one that is filled counts as absent."""
-    text, uri = record.get("text"), record.get("uri")
-    if uri is None and text is not None:
-        return Modality.TEXT
-    if uri is None or uri == "":
-        if text is None or text == "":
-            raise _Refusal(RejectCode.NO_CONTENT, "neither text nor uri; every row needs one")
-        return Modality.TEXT
-    if text is not None and text != "":
-        return Modality.MIXED
-    modality = modality_of_uri(uri) if isinstance(uri, str) else None
-    if modality is None:
-        endings = ", ".join(MODALITY_BY_EXTENSION)
-        raise _Refusal(
-            RejectCode.UNKNOWN_MODALITY,
-            f"the ending of the uri does not tell the modality; add a column modality, or use {endings}",
-        )
-    return modality
-
-
 def _uri(uri: object) -> tuple[str | None, FailureCode | None]:
     if uri is None or uri == "":
         return None, FailureCode.URI_EMPTY
     if not isinstance(uri, str):
-        raise _Refusal(RejectCode.BAD_VALUE, f"uri is a {type(uri).__name__}; write it as a string")
-    if _UNSAFE.search(uri):
+        raise Refusal(RejectCode.BAD_VALUE, f"uri is a {type(uri).__name__}; write it as a string")
+    if UNSAFE.search(uri):
         return None, FailureCode.URI_INVALID
     return uri, FailureCode.URI_EMPTY if uri.isspace() else None
 
@@ -202,12 +181,6 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _shown(value: object) -> str:
-    """A value within a message, cut so that the rest of the message is kept."""
-    text = value if isinstance(value, str) else type(value).__name__
-    return repr(text if len(text) <= 80 else text[:79] + "…")
-
-
 def _converted(value: object, column: KeptColumn, convert: Callable[[Any], object]) -> object:
     if value is None or (value == "" and column.type != "string"):  # an empty CSV cell
         return None
@@ -215,7 +188,7 @@ def _converted(value: object, column: KeptColumn, convert: Callable[[Any], objec
         return convert(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as err:
         message = f"{column.name} is no {column.type}; correct it, or keep it as another type"
-        raise _Refusal(RejectCode.BAD_VALUE, message) from err
+        raise Refusal(RejectCode.BAD_VALUE, message) from err
 
 
 def _to_string(value: object) -> str:

@@ -1,5 +1,7 @@
 """The planner: cuts a manifest into shards of about equal cost, and writes the plan."""
 
+import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -9,11 +11,13 @@ from producer.duplicates import DuplicateFinder
 from producer.manifest import Manifest
 from producer.parsing import RowParser, require_columns
 from schemas.errors import ManifestError
-from schemas.failures import Reject, RejectCode
+from schemas.failures import FailureCode, Reject, RejectCode
 from schemas.job import JobSpec, PlanRecord
-from schemas.model_cards import ModelCard
-from schemas.rows import ManifestRow, Modality
+from schemas.model_cards import PIXELS_PER_TOKEN, ModelCard
+from schemas.recipe import OutputType, Recipe
+from schemas.rows import ManifestRow, Modality, Part
 from storage.plans import PlanWriter
+from storage.sample import RowSample
 from storage.store import Store
 
 #: A shard is closed at so many rows, or bytes of text: it is held in memory as a whole.
@@ -22,6 +26,11 @@ MAX_SHARD_BYTES = 32 * 2**20
 #: The first shards are smaller, so that a small job is spread over workers and shows progress early.
 RAMP = 8
 _PROGRESS_ROWS = 10_000
+
+#: What a sound is taken for before it is fetched, and the tokens that a second of it makes.
+_GUESSED_SECONDS, _TOKENS_PER_SECOND = 10.0, 50.0
+#: What fetching and decoding a film costs, in tokens of a small model.
+_DECODING = 500.0
 
 #: What a record became; None: its modality is not asked for.
 Outcome = ManifestRow | Reject | None
@@ -32,6 +41,7 @@ def make_plan(
     manifest: Manifest,
     spec: JobSpec,
     card: ModelCard,
+    recipe: Recipe,
     *,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[PlanRecord, str]:
@@ -42,20 +52,20 @@ def make_plan(
     """
     require_columns(manifest, [spec.id_column], "--id-column")
     require_columns(manifest, [column.name for column in spec.keep], "--keep")
-    parser = RowParser(id_column=spec.id_column, keep=spec.keep, modalities=spec.modalities, supported=card.modalities)
+    parser = RowParser(id_column=spec.id_column, keep=spec.keep, modalities=spec.modalities, supported=spec.takes)
     ids = DuplicateFinder()
     with PlanWriter(spec.keep) as writer:
         outcomes = _with_ids_noted(_outcomes(manifest, parser, progress), ids)
         if spec.strict:
             outcomes = _rows_only(outcomes, ids, manifest.name)
-        read = _write(outcomes, writer, _Cutter(writer, card, spec.shard_seconds))
+        read = _write(outcomes, writer, _Cutter(writer, card, recipe, spec.shard_seconds))
         duplicates = ids.duplicate_pairs()
         if not len(duplicates):
-            return _published(store, writer, read, manifest)
+            return _published(store, writer, read, manifest, card)
     with PlanWriter(spec.keep) as writer:  # only now is it known which ids come again
         outcomes = _without(duplicates, _outcomes(manifest, parser, progress))
-        read = _write(outcomes, writer, _Cutter(writer, card, spec.shard_seconds))
-        return _published(store, writer, read, manifest)
+        read = _write(outcomes, writer, _Cutter(writer, card, recipe, spec.shard_seconds))
+        return _published(store, writer, read, manifest, card)
 
 
 def text_cost(text: str, card: ModelCard) -> float:
@@ -63,12 +73,29 @@ def text_cost(text: str, card: ModelCard) -> float:
     return card.text_padding or min(len(text) / 4 + 2, card.max_tokens)
 
 
-def row_cost(row: ManifestRow, card: ModelCard) -> float:
+def row_cost(row: ManifestRow, card: ModelCard, recipe: Recipe) -> float:
     """The estimated tokens of a row; one that is known to fail costs next to nothing."""
     if row.defect is not None:
         return 1.0
     cost = 0.0 if row.text is None else text_cost(row.text, card)
-    return cost if row.uri is None else cost + max(card.tokens_per_image, 1)
+    if row.uri is not None:
+        cost += _media_cost(row.modality, card, recipe)
+    return cost + sum(_part_cost(part, card, recipe) for part in row.parts)
+
+
+def _part_cost(part: Part, card: ModelCard, recipe: Recipe) -> float:
+    return text_cost(part.text, card) if part.text is not None else _media_cost(part.modality, card, recipe)
+
+
+def _media_cost(modality: Modality, card: ModelCard, recipe: Recipe) -> float:
+    """A guess: how long a sound or a film is, nobody knows before it is fetched."""
+    if modality is Modality.AUDIO:
+        return _GUESSED_SECONDS * _TOKENS_PER_SECOND
+    if modality is Modality.VIDEO:
+        native = min(card.tokens_per_frame, recipe.frame_pixels / PIXELS_PER_TOKEN)
+        per_frame = card.tokens_per_image if recipe.films_as_frames else native
+        return _DECODING + recipe.frames * max(per_frame, 1.0)
+    return max(card.tokens_per_image, 1)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,6 +104,8 @@ class _Read:
 
     skipped: int = 0
     first_reject: Reject | None = None
+    unsupported: Counter[Modality] = field(default_factory=Counter)  # rows that the model has no input for
+    sample: RowSample | None = None  # where int8 ranges are wanted
 
 
 def _outcomes(manifest: Manifest, parser: RowParser, progress: Callable[[int], None] | None) -> Iterator[Outcome]:
@@ -131,10 +160,12 @@ def _duplicate(line: int, first: int, id_: str | None = None) -> Reject:
 
 
 def _write(outcomes: Iterable[Outcome], writer: PlanWriter, cutter: "_Cutter") -> _Read:
-    read = _Read()
+    read = _Read(sample=cutter.sample)
     for outcome in outcomes:
         if type(outcome) is ManifestRow:
             cutter.add(outcome)
+            if outcome.defect is FailureCode.MODALITY_UNSUPPORTED:
+                read.unsupported[outcome.modality] += 1
         elif outcome is None:
             read.skipped += 1
         elif isinstance(outcome, Reject):
@@ -144,7 +175,9 @@ def _write(outcomes: Iterable[Outcome], writer: PlanWriter, cutter: "_Cutter") -
     return read
 
 
-def _published(store: Store, writer: PlanWriter, read: _Read, manifest: Manifest) -> tuple[PlanRecord, str]:
+def _published(
+    store: Store, writer: PlanWriter, read: _Read, manifest: Manifest, card: ModelCard
+) -> tuple[PlanRecord, str]:
     if not writer.rows:
         raise ManifestError(f"{manifest.name} has no rows: {_why_no_rows(writer, read)}")
     if writer.empty_columns and manifest.columns is None:  # a header would have told before
@@ -152,8 +185,16 @@ def _published(store: Store, writer: PlanWriter, read: _Read, manifest: Manifest
         raise ManifestError(
             f"{manifest.name}: no row has a value for --keep {names}; correct the name, or leave it out"
         )
+    if read.unsupported.total() == writer.rows:
+        raise ManifestError(
+            f"{manifest.name}: model {card.name} takes {', '.join(sorted(card.modalities))}, and all {writer.rows:,} "
+            f"rows are {', '.join(sorted(read.unsupported))}; give another model"
+        )
     assert manifest.sha256 is not None  # it was read to its end
-    return writer.publish(store, skipped=read.skipped), manifest.sha256
+    plan = writer.publish(store, skipped=read.skipped)
+    if read.sample is not None:
+        plan = dataclasses.replace(plan, sample=read.sample.publish(store, plan.digest))
+    return plan, manifest.sha256
 
 
 def _why_no_rows(writer: PlanWriter, read: _Read) -> str:
@@ -175,8 +216,9 @@ class _OpenShard:
 class _Cutter:
     """Collects rows by modality and gives full shards to the writer."""
 
-    def __init__(self, writer: PlanWriter, card: ModelCard, shard_seconds: float) -> None:
-        self._writer, self._card = writer, card
+    def __init__(self, writer: PlanWriter, card: ModelCard, recipe: Recipe, shard_seconds: float) -> None:
+        self._writer, self._card, self._recipe = writer, card, recipe
+        self.sample = RowSample() if OutputType.INT8 in recipe.outputs else None
         self._full_budget = card.tokens_per_second * shard_seconds
         self._shards = 0
         self._budget = self._ramped()
@@ -185,8 +227,10 @@ class _Cutter:
     def add(self, row: ManifestRow) -> None:
         shard = self._open[row.modality]
         shard.rows.append(row)
-        shard.cost += row_cost(row, self._card)
+        shard.cost += row_cost(row, self._card, self._recipe)
         shard.size += _size(row)
+        if self.sample is not None:
+            self.sample.offer(row)
         if shard.cost >= self._budget or len(shard.rows) >= MAX_SHARD_ROWS or shard.size >= MAX_SHARD_BYTES:
             self._close_shard(row.modality)
 
@@ -211,6 +255,7 @@ def _size(row: ManifestRow) -> int:
     size = sum(_bytes(value) for value in row.kept if isinstance(value, str)) if row.kept else 0
     if row.text is not None:
         size += _bytes(row.text)
+    size += sum(_bytes(part.text or part.uri or "") for part in row.parts)
     return size if row.uri is None else size + len(row.uri)
 
 

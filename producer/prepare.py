@@ -4,13 +4,15 @@ import dataclasses
 import posixpath
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 from producer.manifest import manifest_sha256, open_manifest
 from producer.parsing import kept_columns
 from producer.planner import make_plan
+from producer.recipes import Wishes, chosen_size, recipe_for, taken_modalities
+from schemas.columns import own_columns
 from schemas.errors import Refused, SpecMismatch
 from schemas.job import JobRecord, JobSpec, new_job_id
 from schemas.model_cards import ModelCard
@@ -38,6 +40,12 @@ class JobRequest:
     shard_seconds: float = 30.0
     max_pixels: int = 50_000_000
     max_file_bytes: int = 64 * 2**20
+    max_media_s: float = 3600.0
+    fetch_s: float = 60.0
+    decode_s: float = 60.0
+    allow_http: bool = False
+    allow_private: bool = False
+    wishes: Wishes = field(default_factory=Wishes)
 
 
 def prepare_job(request: JobRequest, *, progress: Callable[[int], None] | None = None) -> Job:
@@ -47,12 +55,13 @@ def prepare_job(request: JobRequest, *, progress: Callable[[int], None] | None =
     """
     store = open_store(canonical_location(request.out))
     card = resolve_model(request.model, allow_unpinned=request.allow_unpinned).card
+    space = Space.of(card, recipe_for(card, request.wishes))
     spec = _spec(request, card)
     found = find_job(store)
     if found is not None:
-        return _same(found, dataclasses.replace(spec, manifest_sha256=manifest_sha256(spec.manifest)))
+        return _same(found, dataclasses.replace(spec, manifest_sha256=manifest_sha256(spec.manifest)), space)
     require_create_only(store)
-    return _plan(store, spec, card, progress)
+    return _plan(store, spec, space, card, progress)
 
 
 def resume(job: Job) -> None:
@@ -62,30 +71,47 @@ def resume(job: Job) -> None:
 
 def _spec(request: JobRequest, card: ModelCard) -> JobSpec:
     manifest = canonical_location(request.manifest)
-    base = posixpath.dirname(manifest)
+    opened = open_manifest(manifest)
+    base = opened.base
     roots = tuple(map(canonical_location, request.media_roots)) or (base,)
     for root in roots:
         if "://" not in root and not Path(root).is_dir():
             raise Refused(f"--media-root {root} is no folder; name the one that the media lie in")
+    takes = taken_modalities(card)
+    keep = kept_columns(list(request.keep), opened)
+    taken = own_columns(takes, recipe_for(card, request.wishes))
+    for column in keep:
+        if column.name in taken:
+            raise Refused(f"--keep {column.name}: the output has a column of that name; rename it in the manifest")
     return JobSpec(
         manifest=manifest,
         manifest_sha256="",
         model=card.name,
         model_digest=card.digest,
         id_column=request.id_column,
-        keep=kept_columns(list(request.keep), open_manifest(manifest)),
+        keep=keep,
         modalities=tuple(sorted(set(request.modalities))),
         strict=request.strict,
         media_base=base,
         media_roots=roots,
+        size=chosen_size(card, request.wishes),
+        takes=takes,
+        allow_http=request.allow_http,
+        allow_private=request.allow_private,
         max_pixels=request.max_pixels,
         max_file_bytes=request.max_file_bytes,
+        max_media_s=request.max_media_s,
+        fetch_s=request.fetch_s,
+        decode_s=request.decode_s,
         shard_seconds=request.shard_seconds,
     )
 
 
-def _same(found: Job, spec: JobSpec) -> Job:
+def _same(found: Job, spec: JobSpec, space: Space) -> Job:
     differences = found.record.spec.differences(spec)
+    mine, theirs = found.record.space.fields(), space.fields()
+    differing = [name for name in found.record.space.differences(space) if name not in ("model_digest", "dim")]
+    differences += [f"{name}: {mine[name]} / {theirs[name]}" for name in differing]
     if len(differences) == 1 and differences[0].startswith("manifest_sha256"):
         raise SpecMismatch(
             f"{spec.manifest} has changed since the job in {found.store.url} was planned ({differences[0]}); "
@@ -99,13 +125,13 @@ def _same(found: Job, spec: JobSpec) -> Job:
     return found
 
 
-def _plan(store: Store, spec: JobSpec, card: ModelCard, progress: Callable[[int], None] | None) -> Job:
-    plan, digest = make_plan(store, open_manifest(spec.manifest), spec, card, progress=progress)
+def _plan(store: Store, spec: JobSpec, space: Space, card: ModelCard, progress: Callable[[int], None] | None) -> Job:
+    plan, digest = make_plan(store, open_manifest(spec.manifest), spec, card, space.recipe, progress=progress)
     record = JobRecord(
         id=new_job_id(posixpath.basename(store.url), secrets.token_bytes(16)),
         created_at=now(),
         spec=dataclasses.replace(spec, manifest_sha256=digest),
-        space=Space.of(card),
+        space=space,
         plan=plan,
         versions={"embedmill": version("embedmill")},
     )

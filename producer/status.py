@@ -9,6 +9,7 @@ from producer.outcomes import count_outcomes, published_files
 from schemas.errors import BrokerError
 from schemas.queues import queue_name
 from schemas.rows import Modality
+from schemas.sizes import CPU, GIB
 from storage import layout
 from storage.jobs import Job
 from storage.plans import PlanReader
@@ -44,7 +45,8 @@ class JobStatus:
     space: str
     dim: int
     rows: int
-    vectors: int
+    vectors: int  # of rows that are cut into segments, more than one each
+    rows_ok: int
     failures: dict[str, int]
     rejects: int
     skipped: int
@@ -62,7 +64,7 @@ class JobStatus:
 
     @property
     def left(self) -> int:
-        return self.rows - self.vectors - self.failed
+        return self.rows - self.rows_ok - self.failed
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"failed": self.failed, "left": self.left}
@@ -83,6 +85,7 @@ def job_status(job: Job, board: Board | None = None) -> JobStatus:
         dim=record.space.dim,
         rows=record.plan.rows,
         vectors=outcomes.vectors,
+        rows_ok=outcomes.rows_ok,
         failures=dict(sorted(outcomes.failures.items())),
         rejects=record.plan.rejects,
         skipped=record.plan.skipped,
@@ -116,7 +119,19 @@ def _queues_left(job: Job, published: set[int]) -> list[QueueStatus]:
                 if shard not in published:
                     modality = reader.modality(shard)
                     left[modality] = left.get(modality, 0) + 1
-    return [QueueStatus(queue=queue_name(modality), shards_left=count) for modality, count in sorted(left.items())]
+    return [
+        QueueStatus(queue=queue_name(modality, job.record.spec.size), shards_left=count)
+        for modality, count in sorted(left.items())
+    ]
+
+
+def _unserved(queue: QueueStatus, status: JobStatus) -> str:
+    size = queue.queue.rpartition(".")[2]
+    device = "a processor" if size == CPU else f"a GPU of {GIB[size]} GiB or more"
+    return (
+        f"{queue.shards_left} shards wait for {queue.queue}, which no live worker serves: "
+        f"{status.model} needs {device}; start one there with `embedmill worker`"
+    )
 
 
 def _look_at_board(status: JobStatus, board: Board) -> None:
@@ -126,9 +141,6 @@ def _look_at_board(status: JobStatus, board: Board) -> None:
             queue.waiting = board.depth(queue.queue)
             queue.workers = sum(1 for worker in workers if queue.queue in worker.queues)
             if not queue.workers:
-                status.notes.append(
-                    f"{queue.shards_left} shards wait for {queue.queue}, which no live worker serves; "
-                    f"start one with `embedmill worker`"
-                )
+                status.notes.append(_unserved(queue, status))
     except BrokerError as err:
         status.notes.append(str(err))

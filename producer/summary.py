@@ -61,7 +61,7 @@ def summary_json(status: JobStatus, *, seconds: float | None, done_now: int) -> 
 
 def status_lines(status: JobStatus) -> list[str]:
     """What `embedmill status` prints."""
-    done = status.vectors + status.failed
+    done = status.rows_ok + status.failed
     share = f"{100 * done / status.rows:.1f} %" if status.rows else "-"
     lines = [
         f"{status.job}: {status.state}",

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,11 +13,13 @@ import pyarrow.compute as pc
 
 from producer.duplicates import DuplicateFinder
 from producer.outcomes import PublishedFile, open_failures, published_files
+from schemas.columns import usage_columns
 from schemas.errors import EmbedmillError
 from schemas.job import PlanRecord
+from schemas.recipe import QUANTISED, OutputType, vector_column
 from storage import layout
 from storage.jobs import Job
-from storage.parquet import ID
+from storage.parquet import ID, VECTOR
 from storage.plans import PlanReader, rows_schema
 from storage.shards import content_sha256, read_failures, read_shard
 
@@ -31,6 +34,7 @@ class Verdict:
     """What was looked at, and what is wrong."""
 
     rows: int = 0  # planned
+    rows_ok: int = 0  # with a vector, or several of a row that is cut into segments
     vectors: int = 0
     failures: int = 0
     missing: int = 0  # rows of shards that are not published
@@ -60,7 +64,7 @@ class Verdict:
         return [f"{job}: {counts}: {word}", *(f"  {problem}" for problem in self.problems)]
 
     def to_dict(self) -> dict[str, Any]:
-        names = ("rows", "vectors", "failures", "missing", "files", "problems", "problem_count")
+        names = ("rows", "rows_ok", "vectors", "failures", "missing", "files", "problems", "problem_count")
         return {name: getattr(self, name) for name in names} | {"ok": self.ok, "complete": self.complete}
 
 
@@ -141,31 +145,67 @@ def _check_shard(
     except _DAMAGE as err:
         verdict.blame(f"{file.key}: {_first_line(err)}")
         return
+    once = sorted(set(found)) if job.record.space.recipe.segment_s else found
     verdict.vectors += len(found)
-    for number, item in enumerate(found):
+    verdict.rows_ok += len(once)
+    for number, item in enumerate(once):
         ids.add(item, number)
+    wide = vectors[VECTOR].astype(np.float32)
     claims = {
         "it belongs to another plan": footer.plan != plan,
         "it is of another job": footer.job != job.id,
         "it is of another space": footer.space != job.record.space.digest,
-        "its vectors have another dimension": vectors.shape[1] != job.record.space.dim,
+        "its columns are not those of the job": tuple(table.column_names) != _columns_of(job),
+        "its vectors have another dimension": any(
+            column.shape[1] != _width(job, name) for name, column in vectors.items()
+        ),
         "its ids and vectors are not those that were written": content_sha256(found, vectors) != footer.content_sha256,
-        "its rows are not those that were planned": sorted([*found, *failed]) != sorted(planned[ID].to_pylist()),
+        "its rows are not those that were planned": sorted([*once, *failed]) != sorted(planned[ID].to_pylist()),
         "its kept columns are not those of the manifest": not kept,
         "its ids are not sorted": found != sorted(found),
-        "a vector is not finite": not np.isfinite(vectors).all(),
-        "a vector is zero": bool(len(vectors)) and not np.abs(vectors).sum(axis=1).all(),
-        "its footer counts other rows": (footer.rows_ok, footer.rows_failed) != (len(found), len(failed)),
+        "its segments are not in order": not _in_order(found, table),
+        "a vector is not finite": not np.isfinite(wide).all(),
+        "a vector is zero": _floats(job) and bool(len(wide)) and not np.abs(wide).sum(axis=1).all(),
+        "its footer counts other rows": (footer.rows_ok, footer.vectors, footer.rows_failed)
+        != (len(once), len(found), len(failed)),
     }
     for problem, found_it in claims.items():
         if found_it:
             verdict.blame(f"{file.key}: {problem}")
 
 
+def _columns_of(job: Job) -> tuple[str, ...]:
+    """The columns of every data file of the job, in their order."""
+    recipe, spec = job.record.space.recipe, job.record.spec
+    vectors = (vector_column(recipe.outputs, output) for output in recipe.outputs)
+    return ID, *vectors, *usage_columns(spec.takes, recipe), *(column.name for column in spec.keep)
+
+
+def _width(job: Job, column: str) -> int:
+    """The elements that a vector of this column has: dimensions, or bytes of bits."""
+    recipe, dim = job.record.space.recipe, job.record.space.dim
+    binary = any(vector_column(recipe.outputs, o) == column for o in recipe.outputs if o is OutputType.BINARY)
+    return math.ceil(dim / 8) if binary else dim
+
+
+def _floats(job: Job) -> bool:
+    return job.record.space.recipe.outputs[0] not in QUANTISED
+
+
+def _in_order(found: list[str], table: pa.Table) -> bool:
+    """Whether each row's segments follow each other in time, none twice."""
+    if "start_s" not in table.column_names:
+        return True
+    starts = [-1.0 if start is None else start for start in table["start_s"].to_pylist()]
+    return all(
+        a != b or start < after for a, b, start, after in zip(found, found[1:], starts, starts[1:], strict=False)
+    )
+
+
 def _kept_as_planned(planned: pa.Table, table: pa.Table) -> bool:
-    rows = planned.filter(pc.is_in(planned[ID], table[ID]))  # both are sorted by id
-    names = [name.removeprefix("keep.") for name in rows.column_names if name.startswith("keep.")]
-    return all(rows[f"keep.{name}"].to_pylist() == table[name].to_pylist() for name in names)
+    at = pc.index_in(table[ID], planned[ID])
+    names = [name.removeprefix("keep.") for name in planned.column_names if name.startswith("keep.")]
+    return all(planned[f"keep.{name}"].take(at).to_pylist() == table[name].to_pylist() for name in names)
 
 
 def _check_strangers(job: Job, verdict: Verdict) -> None:
@@ -215,9 +255,9 @@ def _account(job: Job, files: list[PublishedFile], verdict: Verdict) -> None:
     verdict.failures = failures.num_rows
     if failures.num_rows and pc.count_distinct(failures[ID]).as_py() != failures.num_rows:
         verdict.blame("an id has more than one failure")
-    if verdict.vectors + verdict.failures + verdict.missing != verdict.rows:
+    if verdict.rows_ok + verdict.failures + verdict.missing != verdict.rows:
         verdict.blame(
-            f"{verdict.rows} rows were planned, and {verdict.vectors} vectors, {verdict.failures} failures "
+            f"{verdict.rows} rows were planned, and {verdict.rows_ok} with vectors, {verdict.failures} failures "
             f"and {verdict.missing} missing rows do not add up to them"
         )
 

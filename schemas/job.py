@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from schemas.errors import SpecMismatch
+from schemas.recipe import OutputType, Recipe, Role
 from schemas.rows import Modality
+from schemas.sizes import CPU
 from schemas.space import Space
 
 FORMAT = 1
@@ -42,8 +44,15 @@ class JobSpec:
     strict: bool = False
     media_base: str = ""  # what relative uris are relative to
     media_roots: tuple[str, ...] = ()  # the only places that media are read from
+    size: str = CPU  # the class of device that the job's queues are for
+    takes: tuple[Modality, ...] = (Modality.TEXT, Modality.IMAGE)  # rows that the model has an input for
+    allow_http: bool = False  # media over http:// too, not https:// alone
+    allow_private: bool = False  # media from hosts with private addresses
     max_pixels: int = 50_000_000
     max_file_bytes: int = 64 * 2**20
+    max_media_s: float = 3600.0  # longer sounds and films are failures
+    fetch_s: float = 60.0  # wall time of one download
+    decode_s: float = 60.0  # wall time of one decode
     shard_seconds: float = 30.0  # estimated seconds of one CPU core a shard
 
     def differences(self, other: "JobSpec") -> list[str]:
@@ -78,6 +87,7 @@ class PlanRecord:
     index: str  # plan/shards-*.parquet
     index_sha256: str
     rejects_file: str | None = None
+    sample: str | None = None  # plan/sample-*.parquet: rows that int8 ranges are taken from
     retry_codes: tuple[str, ...] = ()  # the failure codes that a retry does again; empty: all
 
     @property
@@ -111,7 +121,7 @@ class JobRecord:
                 id=raw["id"],
                 created_at=raw["created_at"],
                 spec=_spec(raw["spec"]),
-                space=Space(**raw["space"]),
+                space=_space(raw["space"]),
                 plan=_plan(raw["plan"]),
                 versions=raw["versions"],
             )
@@ -163,8 +173,15 @@ def _spec(raw: dict[str, Any]) -> JobSpec:
             "keep": tuple(KeptColumn(**k) for k in raw["keep"]),
             "modalities": tuple(Modality(m) for m in raw["modalities"]),
             "media_roots": tuple(raw["media_roots"]),
+            "takes": tuple(Modality(m) for m in raw["takes"]),
         }
     )
+
+
+def _space(raw: dict[str, Any]) -> Space:
+    recipe = raw["recipe"]
+    outputs = tuple(OutputType(name) for name in recipe["outputs"])
+    return Space(**raw | {"recipe": Recipe(**recipe | {"outputs": outputs, "role": Role(recipe["role"])})})
 
 
 def _plan(raw: dict[str, Any]) -> PlanRecord:

@@ -9,6 +9,10 @@ from schemas.rows import Modality
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
+#: Pixels of a film's frame that make one token, at the least: a card knows its models' limits, not a film's size.
+PIXELS_PER_TOKEN = 28 * 28
+
+
 class Kind(StrEnum):
     """What a model makes of its input."""
 
@@ -28,6 +32,7 @@ class Family(StrEnum):
     OMNI = "omni"  # the same, and sounds
     CROSS_ENCODER = "cross-encoder"  # scores pairs of texts
     CONSE = "conse"  # the packaged text + image demo model
+    MEL = "mel"  # no weights: statistics of a mel spectrogram
     HASH = "hash"  # no model: a vector that is a function of the row, to check a mill by
 
 

@@ -16,7 +16,9 @@ class WorkerPresence:
     pid: int
     device: str
     queues: tuple[str, ...]
-    model: str = ""  # the model in memory, once there is one
+    size: str = "cpu"
+    models: tuple[str, ...] = ()  # digests of the models in memory, the one used last at the end
+    loads: int = 0  # models loaded since it started
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
@@ -26,4 +28,5 @@ class WorkerPresence:
         """Parse a presence; raises ValueError, TypeError or LookupError for what is none."""
         raw = json.loads(data)
         known = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}  # a newer worker may say more
-        return cls(**known | {"queues": tuple(map(str, raw["queues"])), "name": str(raw["name"])})
+        lists = {name: tuple(map(str, raw.get(name, ()))) for name in ("queues", "models")}
+        return cls(**known | lists | {"name": str(raw["name"])})

@@ -43,6 +43,16 @@ def reports_key(job: str) -> str:
     return f"{PREFIX}reports:{job}"
 
 
+def moved_key(job: str, shard: int) -> str:
+    """String: why the shard was sent to devices of a larger size."""
+    return f"{PREFIX}moved:{job}:{shard}"
+
+
+def passed_key(job: str, shard: int) -> str:
+    """String: present for a while after a worker passed the shard on to one that has its model in memory."""
+    return f"{PREFIX}passed:{job}:{shard}"
+
+
 def cancel_key(job: str) -> str:
     """String: present while the job is cancelled."""
     return f"{PREFIX}cancel:{job}"
@@ -94,6 +104,7 @@ def celery_settings(broker_url: str) -> dict[str, Any]:
             "socket_timeout": 5,
             "socket_connect_timeout": 5,
             "socket_keepalive": not broker_url.startswith("redis+socket"),
+            "queue_order_strategy": "schemas.queue_order:LargestSizeFirst",
         },  # never retry_on_timeout: it hangs the main loop after a reset
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,

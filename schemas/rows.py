@@ -30,14 +30,28 @@ def modality_of_uri(uri: str) -> Modality | None:
     return MODALITY_BY_EXTENSION.get(extension.lower()) if dot else None
 
 
+#: The one order of a mixed row's parts, however its manifest writes them.
+PART_ORDER = (Modality.IMAGE, Modality.VIDEO, Modality.AUDIO, Modality.TEXT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One part of a mixed row: a text, or a medium by its uri."""
+
+    modality: Modality  # never MIXED
+    text: str | None = None
+    uri: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestRow:
-    """One row, parsed once; `text` is set for texts and `uri` for media."""
+    """One row, parsed once; `text` is set for texts, `uri` for media and `parts` for what is mixed."""
 
     id: str
-    line: int  # 1-based line (JSONL, CSV, TSV) or row (Parquet) of the manifest
+    line: int  # 1-based line (JSONL, CSV, TSV), row (Parquet) or place in order (folder, tars) in the manifest
     modality: Modality
     text: str | None = None
     uri: str | None = None  # as written: relative to the manifest, absolute, or s3://
     defect: FailureCode | None = None  # why no vector can exist, when parsing already told
     kept: tuple[object, ...] = ()  # values of the kept columns, in the spec's order
+    parts: tuple[Part, ...] = ()  # of a mixed row without defect, in PART_ORDER, one of a modality at most

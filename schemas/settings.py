@@ -13,15 +13,20 @@ class Settings:
 
     broker_url: str = ""
     roots: tuple[str, ...] = ()  # folders and s3:// prefixes that jobs and media may lie in
+    allow_private: bool = False  # jobs may read media from hosts with private addresses
     lease_s: float = 20.0  # a worker silent for so long has lost its shard
     batch_tokens: int = 2048  # padded tokens in one forward pass
     batch_items: int = 256
-    load_threads: int = 2  # threads that fetch and decode in front of the device
+    load_threads: int = 2  # threads that fetch, and processes that decode, in front of the device
     model_cache: str = ""  # where packaged models are built; default: the user's cache folder
     hash_delay_ms: float = 0.0  # what the model `hash` waits a row, to stand in for a slow one
     worker_name: str = ""
     device: str = "cpu"
-    queues: tuple[str, ...] = ()  # the queues that a worker serves
+    size: str = "cpu"  # of the device
+    memory_mb: int = 0  # that models may take up on the device, MiB; 0: no limit
+    decode_memory_mb: int = 1024  # that a decoder may take up, MiB
+    queues: tuple[str, ...] = ()  # the queues that a worker serves, the one it prefers first
+    hash_memory_tokens: int = 0  # what a batch of the model `hash` may hold, as if on a small device; 0: no limit
 
     def to_environ(self) -> dict[str, str]:
         """The environment variables that make an equal Settings in a child process."""
@@ -46,5 +51,7 @@ def _text(value: object) -> str:
 def _parsed(text: str, like: object) -> Any:  # Any: the setting's own type, known by `like` alone
     if isinstance(like, tuple):
         return tuple(json.loads(text)) if text.startswith("[") else tuple(p for p in text.split(",") if p)
+    if isinstance(like, bool):
+        return text.lower() in ("1", "true", "yes", "on")
     constructor: type[Any] = type(like)
     return constructor(text)  # str, int or float by construction

@@ -33,11 +33,16 @@ class Footer:
     model: str
     rows_planned: int
     rows_ok: int
+    vectors: int  # as rows_ok, but for segments: a row may have several
     failures: dict[str, int]  # rows by failure code
     content_sha256: str  # over ids and vectors, in row order
     worker: str
     versions: dict[str, str]
     space_fields: dict[str, Any] = field(default_factory=dict)
+    device: str = ""  # that computed the vectors
+    moved: str = ""  # why a device of another size did it than was planned
+    int8_ranges: str = ""  # sha256 of the ranges that int8 vectors were quantised with
+    notes: tuple[str, ...] = ()  # what a reader should know of how the vectors came about
 
     @property
     def rows_failed(self) -> int:
@@ -48,7 +53,8 @@ class Footer:
 
     @classmethod
     def from_json(cls, data: bytes) -> "Footer":
-        return cls(**json.loads(data))
+        raw = json.loads(data)
+        return cls(**raw | {"notes": tuple(raw["notes"])})
 
 
 FOOTER_KEY = b"embedmill"
@@ -60,8 +66,9 @@ class ShardReport:
 
     shard: int
     plan: str
-    outcome: str  # published | lost | skipped | busy | cancelled | error
+    outcome: str  # published | lost | skipped | busy | cancelled | passed | too_large | unfit | error
     worker: str
+    size: str = ""  # of the worker's device
     rows_ok: int = 0
     rows_failed: int = 0
     file_bytes: int = 0

@@ -1,10 +1,14 @@
 """Nearest rows: exact, by cosine, over published Parquet; for a look by hand at what a job made."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from schemas.errors import Refused
+from schemas.space import incomparable
+from storage.parquet import VECTOR
 from storage.shards import published_shards, read_shard
 from storage.store import Store
 
@@ -15,7 +19,7 @@ class Dataset:
 
     ids: list[str]
     vectors: np.ndarray
-    space: str
+    space: Mapping[str, Any]  # its fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +34,13 @@ def load_dataset(store: Store, modality: str) -> Dataset:
     """The rows of one modality of a job; raises Refused where there are none."""
     ids: list[str] = []
     parts: list[np.ndarray] = []
-    space = ""
+    space: Mapping[str, Any] = {}
     for _, key, _ in sorted(published_shards(store)):
         if key.startswith(f"data/modality={modality}/"):
             footer, shard_ids, vectors, _ = read_shard(store, key)
             ids += shard_ids
-            parts.append(vectors)
-            space = footer.space
+            parts.append(vectors[VECTOR].astype(np.float32))
+            space = footer.space_fields
     if not ids:
         raise Refused(f"{store.url} holds no vectors of modality {modality}")
     return Dataset(ids, _unit(np.concatenate(parts)), space)
@@ -47,8 +51,9 @@ def nearest(queries: Dataset, rows: Dataset, *, k: int) -> list[list[Neighbour]]
 
     Raises Refused for datasets of different spaces: their vectors mean nothing to each other.
     """
-    if queries.space != rows.space:
-        raise Refused(f"the queries are of space {queries.space}, the rows of {rows.space}: they cannot be compared")
+    differing = incomparable(queries.space, rows.space)
+    if differing:
+        raise Refused(f"the queries and the rows differ in {', '.join(differing)}: they cannot be compared")
     scores = queries.vectors @ rows.vectors.T
     ids = np.asarray(rows.ids)
     best = [np.lexsort((ids, -line))[:k] for line in scores]

@@ -9,6 +9,7 @@ CANCELLED = "control/cancelled.json"  # present while a job is cancelled
 SUBMITTED = "control/submitted.json"  # present from submit on: a coordinator may drive the job
 DATA = "data"
 FAILURES = "failures"
+RANGES = "plan/int8-ranges.json"  # of int8 vectors; created by the worker that needs them first
 PLAN = "plan"
 
 _PART = re.compile(r"^data/modality=([a-z]+)/part-(\d{6,})\.parquet$")
@@ -47,6 +48,10 @@ def index_key(digest: str) -> str:
 
 def rejects_key(digest: str) -> str:
     return f"{PLAN}/rejects-{digest[:12]}.parquet"
+
+
+def sample_key(digest: str) -> str:
+    return f"{PLAN}/sample-{digest[:12]}.parquet"
 
 
 def retry_key(round_: int) -> str:

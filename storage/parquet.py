@@ -21,21 +21,23 @@ _ARROW_THREADS = False
 ID = "id"
 
 
-def vector_type(dim: int) -> pa.DataType:
-    """`fixed_size_list<float32 not null>[dim]`."""
-    return pa.list_(pa.field("element", pa.float32(), nullable=False), dim)
-
-
 def vectors_to_arrow(vectors: np.ndarray) -> pa.Array:
-    """A float32 (n, dim) array as one Arrow column, without a copy."""
-    flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, type=vector_type(vectors.shape[1]))
+    """A (n, dim) array as one Arrow column `fixed_size_list<element not null>[dim]`, without a copy."""
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    kind = pa.list_(pa.field("element", flat.type, nullable=False), vectors.shape[1])
+    return pa.FixedSizeListArray.from_arrays(flat, type=kind)
 
 
-def vectors_from_arrow(column: pa.ChunkedArray, dim: int) -> np.ndarray:
-    """The float32 (n, dim) array of a vector column."""
-    chunks = [np.asarray(chunk.flatten(), dtype=np.float32).reshape(-1, dim) for chunk in column.chunks]
-    return np.concatenate(chunks) if chunks else np.empty((0, dim), np.float32)
+def vectors_from_arrow(column: pa.ChunkedArray) -> np.ndarray:
+    """The (n, dim) array of a vector column, of the column's own type."""
+    dim, dtype = column.type.list_size, column.type.value_type.to_pandas_dtype()
+    chunks = [np.asarray(chunk.flatten(), dtype=dtype).reshape(-1, dim) for chunk in column.chunks]
+    return np.concatenate(chunks) if chunks else np.empty((0, dim), dtype)
+
+
+def is_vector_column(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds vectors: no other column is a list."""
+    return bool(pa.types.is_fixed_size_list(kind))
 
 
 def rows_per_group(dim: int) -> int:
@@ -50,8 +52,9 @@ def vector_file(table: pa.Table, *, dim: int, metadata: dict[bytes, bytes]) -> b
     The file is read back and counted; raises StoreError when it is not what was given.
     """
     table = table.replace_schema_metadata(metadata)
-    leaf = f"{VECTOR}.list.element"
-    others = [name for name in table.column_names if name != VECTOR]
+    vectors = [field.name for field in table.schema if is_vector_column(field.type)]
+    others = [name for name in table.column_names if name not in vectors]
+    wide = [f"{name}.list.element" for name in vectors if table.schema.field(name).type.value_type.bit_width > 8]
     sink = io.BytesIO()
     pq.write_table(
         table,
@@ -60,7 +63,7 @@ def vector_file(table: pa.Table, *, dim: int, metadata: dict[bytes, bytes]) -> b
         compression="zstd",
         compression_level=1,
         use_dictionary=[name for name in others if name != ID],
-        use_byte_stream_split=[leaf],
+        use_byte_stream_split=wide,  # of bytes there is nothing to split
         column_encoding=None,
         write_statistics=others,
     )

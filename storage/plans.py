@@ -4,6 +4,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 from schemas.errors import StoreError
 from schemas.failures import FailureCode, Reject
 from schemas.job import KeptColumn, PlanRecord
-from schemas.rows import ManifestRow, Modality
+from schemas.rows import ManifestRow, Modality, Part
 from schemas.shard import ShardEntry
 from storage import layout
 from storage.parquet import open_parquet, plain_file
@@ -24,7 +25,9 @@ _GROUPS_PER_FILE = 256
 _BYTES_PER_FILE = 64 * 2**20
 
 #: Columns of a plan before the kept ones.
-_OWN_COLUMNS = 5
+_OWN_COLUMNS = 6
+#: What a mixed row is made of. Parquet's own name for the items of a list, so that tables read back have the same type.
+_PARTS = pa.list_(pa.field("element", pa.struct(dict.fromkeys(("modality", "text", "uri"), pa.string()))))
 _ARROW = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
 
 INDEX_SCHEMA = pa.schema(
@@ -60,9 +63,29 @@ def rows_schema(keep: Iterable[KeptColumn]) -> pa.Schema:
         pa.field("line", pa.int64(), nullable=False),
         pa.field("text", pa.string()),
         pa.field("uri", pa.string()),
+        pa.field("parts", _PARTS),  # null but for mixed rows
         pa.field("defect", pa.string()),
     ]
     return pa.schema(own + [field.with_name(f"keep.{field.name}") for field in kept_schema(keep)])
+
+
+def rows_table(rows: list[ManifestRow], keep: Iterable[KeptColumn]) -> pa.Table:
+    """The rows as a table of the plan's schema, in their order; rows_of reads it."""
+    schema = rows_schema(keep)
+    columns: list[list[object]] = [
+        [r.id for r in rows],
+        [r.line for r in rows],
+        [r.text for r in rows],
+        [r.uri for r in rows],
+        [_part_values(r.parts) if r.parts else None for r in rows],
+        [None if r.defect is None else str(r.defect) for r in rows],
+    ]
+    columns += [[r.kept[i] for r in rows] for i in range(len(schema) - _OWN_COLUMNS)]
+    return pa.table(columns, schema=schema)
+
+
+def _part_values(parts: Iterable[Part]) -> list[dict[str, str | None]]:
+    return [{"modality": str(part.modality), "text": part.text, "uri": part.uri} for part in parts]
 
 
 class PlanWriter:
@@ -72,7 +95,8 @@ class PlanWriter:
     """
 
     def __init__(self, keep: Iterable[KeptColumn], *, first_shard: int = 0) -> None:
-        self._schema = rows_schema(keep)
+        self._keep = tuple(keep)
+        self._schema = rows_schema(self._keep)
         self._first = first_shard
         self._folder = tempfile.TemporaryDirectory(prefix="embedmill-plan-")
         self._files: list[Path] = []
@@ -95,16 +119,7 @@ class PlanWriter:
 
     def add_shard(self, modality: Modality, rows: list[ManifestRow], cost: float) -> None:
         """Append `rows` as the next shard, sorted by id; `cost` in estimated tokens."""
-        rows = sorted(rows, key=lambda r: r.id)
-        columns: list[list[object]] = [
-            [r.id for r in rows],
-            [r.line for r in rows],
-            [r.text for r in rows],
-            [r.uri for r in rows],
-            [None if r.defect is None else str(r.defect) for r in rows],
-        ]
-        columns += [[r.kept[i] for r in rows] for i in range(len(self._schema) - len(columns))]
-        self._add(modality, pa.table(columns, schema=self._schema), cost)
+        self._add(modality, rows_table(sorted(rows, key=lambda r: r.id), self._keep), cost)
 
     def add_table(self, modality: Modality, table: pa.Table, cost: float) -> None:
         """Append a table of the plan's schema, sorted by id, as the next shard."""
@@ -261,13 +276,26 @@ def rows_of(table: pa.Table, modality: Modality) -> list[ManifestRow]:
             modality=modality,
             text=text,
             uri=uri,
+            parts=parts,
             defect=None if defect is None else FailureCode(defect),
             kept=next(kept_rows) if kept else (),
         )
-        for id_, line, text, uri, defect in zip(
-            *(table[name].to_pylist() for name in ("id", "line", "text", "uri", "defect")), strict=True
+        for id_, line, text, uri, defect, parts in zip(
+            *(table[name].to_pylist() for name in ("id", "line", "text", "uri", "defect")), _parts(table), strict=True
         )
     ]
+
+
+def _parts(table: pa.Table) -> Iterable[tuple[Part, ...]]:
+    """Each row's parts."""
+    column = table["parts"]
+    if column.null_count == len(column):  # as in every shard of one modality
+        return repeat((), len(column))
+    return [tuple(map(_part, values or ())) for values in column.to_pylist()]
+
+
+def _part(values: dict[str, str]) -> Part:
+    return Part(modality=Modality(values["modality"]), text=values["text"], uri=values["uri"])
 
 
 def _compact(table: pa.Table) -> pa.Table:

@@ -2,13 +2,14 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 import pyarrow as pa
 
+from schemas.columns import USAGE
 from schemas.errors import Conflict, NotFound, StoreError
 from schemas.rows import Modality
 from schemas.shard import FOOTER_KEY, Footer
@@ -16,6 +17,7 @@ from storage import layout
 from storage.parquet import (
     ID,
     VECTOR,
+    is_vector_column,
     open_parquet,
     plain_file,
     read_parquet,
@@ -54,18 +56,20 @@ class ShardOutput:
 
     footer: Footer
     ids: list[str]
-    vectors: np.ndarray  # float32 (rows_ok, dim)
+    vectors: dict[str, np.ndarray]  # (vectors, dim) each, by column; the first is VECTOR
+    usage: dict[str, list[float | None]]  # by column, same order
     kept: pa.Table  # the kept columns, same order
     failures: pa.Table  # FAILURES_SCHEMA
 
 
-def content_sha256(ids: list[str], vectors: np.ndarray) -> str:
-    """The digest of ids and vectors in row order, whatever the file's encoding."""
+def content_sha256(ids: list[str], vectors: Mapping[str, np.ndarray]) -> str:
+    """The digest of ids and vectors in row order, column after column, whatever the file's encoding."""
     digest = hashlib.sha256()
     for item in ids:
         encoded = item.encode()
         digest.update(len(encoded).to_bytes(4, "little") + encoded)
-    digest.update(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
+    for column in vectors.values():
+        digest.update(np.ascontiguousarray(column, dtype=column.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()
 
 
@@ -94,13 +98,20 @@ def publish(store: Store, output: ShardOutput) -> tuple[Published, int]:
 
 
 def _encoded(output: ShardOutput) -> bytes:
-    columns = {ID: pa.array(output.ids, pa.string()), VECTOR: vectors_to_arrow(output.vectors)}
-    fields = [pa.field(ID, pa.string(), nullable=False), pa.field(VECTOR, columns[VECTOR].type, nullable=False)]
-    for name in output.kept.column_names:
-        columns[name] = output.kept[name]
-        fields.append(output.kept.schema.field(name))
-    table = pa.table(list(columns.values()), schema=pa.schema(fields))
-    return vector_file(table, dim=output.vectors.shape[1], metadata={FOOTER_KEY: output.footer.to_json()})
+    columns = [pa.array(output.ids, pa.string())]
+    fields = [pa.field(ID, pa.string(), nullable=False)]
+    for name, vectors in output.vectors.items():
+        columns.append(vectors_to_arrow(vectors))
+        fields.append(pa.field(name, columns[-1].type, nullable=False))
+    for name, values in output.usage.items():
+        columns.append(pa.array(values, USAGE[name]))
+        fields.append(pa.field(name, columns[-1].type))
+    for field in output.kept.schema:
+        columns.append(output.kept[field.name])
+        fields.append(field)
+    table = pa.table(columns, schema=pa.schema(fields))
+    dim = output.vectors[VECTOR].shape[1]
+    return vector_file(table, dim=dim, metadata={FOOTER_KEY: output.footer.to_json()})
 
 
 def is_published(store: Store, modality: Modality, shard: int) -> bool:
@@ -132,12 +143,14 @@ def footer_of(store: Store, key: str) -> Footer:
         raise StoreError(f"{key}: its footer is not what embedmill wrote; the file was changed") from err
 
 
-def read_shard(store: Store, key: str) -> tuple[Footer, list[str], np.ndarray, pa.Table]:
-    """Footer, ids, float32 (n, dim) vectors and the whole table of a published file."""
+def read_shard(store: Store, key: str) -> tuple[Footer, list[str], dict[str, np.ndarray], pa.Table]:
+    """Footer, ids, the (n, dim) vectors of each vector column, and the whole table of a published file."""
     footer = footer_of(store, key)
     table = read_parquet(store, key)
-    dim = table.schema.field(VECTOR).type.list_size
-    return footer, table[ID].to_pylist(), vectors_from_arrow(table[VECTOR], dim), table
+    vectors = {f.name: vectors_from_arrow(table[f.name]) for f in table.schema if is_vector_column(f.type)}
+    if VECTOR not in vectors:
+        raise StoreError(f"{key} has no column {VECTOR}; it is not what embedmill wrote")
+    return footer, table[ID].to_pylist(), vectors, table
 
 
 def read_failures(store: Store, shard: int, attempt: str) -> pa.Table:

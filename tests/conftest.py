@@ -5,15 +5,19 @@ from pathlib import Path
 
 import pytest
 
+from workers.torchvision_cpu import make_torchvision_importable
+
 
 def pytest_configure() -> None:
     """Keep the hub's library off the network; it reads this when it is imported."""
     os.environ["HF_HUB_OFFLINE"] = "1"
+    make_torchvision_importable()  # before any test module imports transformers
 
 
 @pytest.fixture(autouse=True)
-def clean_environ(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of the developer's own reaches a test."""
+def clean_environ(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No variable and no model card of the developer's own reaches a test."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp()))
     for name in list(os.environ):
         if name.startswith("EMBEDMILL_") and not name.startswith("EMBEDMILL_TEST"):
             monkeypatch.delenv(name)

@@ -26,12 +26,14 @@ class InlineMill:
 
     def __init__(self, job: Job, media: Mapping[str, Loaded | Failure] | None = None) -> None:
         self.job, self.board, self.leases = job, MemoryBoard(), MemoryLeases()
+        encoder = load_encoder(resolve_model("hash"))
         self._open = OpenJob(
             job=job,
             location=job.store.url,
             loader=ScriptedLoader(media or {}),
-            encoder=load_encoder(resolve_model("hash")),
+            encoder=lambda: encoder,
             budget=TokenBudget(SETTINGS.batch_tokens),
+            settings=SETTINGS,
         )
 
     def work(self, message: ShardMessage) -> str:

@@ -11,6 +11,7 @@ from celery.signals import setup_logging, worker_process_init
 
 from schemas.queues import celery_settings
 from schemas.settings import Settings
+from workers.runtime import build_shelf
 from workers.tasks import register
 
 
@@ -29,7 +30,8 @@ def this_app() -> Celery:
 settings = Settings.from_environ(os.environ)
 app = MillApp("embedmill", set_as_current=True)
 app.conf.update(celery_settings(settings.broker_url))
-register(app, settings)
+shelf = build_shelf(settings)
+register(app, settings, shelf)
 
 
 @setup_logging.connect
@@ -44,4 +46,4 @@ def _announce(**_: object) -> None:
     """In the child, once it can take work: say so, for as long as it lives."""
     from workers.presence import Announcer
 
-    Announcer(settings).start()
+    Announcer(settings, shelf).start()

@@ -1,6 +1,6 @@
 """Batching: a shard's items in batches that fit the device, and each item's vector or failure out of them."""
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 
 from schemas.errors import EmbedmillError, WorkerUnfit
 from schemas.failures import Failure, FailureCode, Stage, one_line
-from workers.encoder import Encoder, Features, OutOfMemory
+from workers.encoder import Encoder, Features, Length, OutOfMemory
 from workers.loading import Loaded
 
 #: Batches that are preprocessed ahead of the forward pass.
@@ -46,6 +46,11 @@ def fill_batches(lengths: Sequence[int], *, budget: int, max_items: int) -> list
     return batches
 
 
+def measure(encoder: Encoder, items: Sequence[Loaded]) -> list[Length]:
+    """The items' lengths; one that the model cannot measure counts one token, and fails when it is preprocessed."""
+    return _lengths_of(encoder, items) or [(_lengths_of(encoder, [item]) or [Length(1)])[0] for item in items]
+
+
 def encode_batches(
     encoder: Encoder,
     items: Sequence[Loaded],
@@ -53,15 +58,27 @@ def encode_batches(
     budget: TokenBudget,
     max_items: int,
     should_stop: Callable[[], bool] = lambda: False,
+    lengths: Sequence[Length] | None = None,
 ) -> list[np.ndarray | Failure]:
-    """A float32 (dim,) vector or a failure for each item, in the items' order; they share a modality.
+    """A float32 (dim,) vector or a failure for each item, in the items' order.
 
+    A batch holds items with the same kinds of parts. `lengths` are those of `measure`, where they are known already.
     Raises Cancelled between two batches once `should_stop()` is true.
     """
     if not items:
         return []
+    lengths = measure(encoder, items) if lengths is None else lengths
     with ThreadPoolExecutor(1, thread_name_prefix="preprocess") as pool:
-        return _Encoding(encoder, items, budget, max_items, should_stop, pool).run()
+        return _Encoding(encoder, items, lengths, budget, max_items, should_stop, pool).run()
+
+
+def _lengths_of(encoder: Encoder, items: Sequence[Loaded]) -> list[Length] | None:
+    try:
+        return encoder.lengths(items)
+    except WorkerUnfit:
+        raise
+    except Exception:  # noqa: BLE001  # recorded for its row by _preprocess, which meets it again
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +100,7 @@ class _Encoding:
         self,
         encoder: Encoder,
         items: Sequence[Loaded],
+        lengths: Sequence[Length],
         budget: TokenBudget,
         max_items: int,
         should_stop: Callable[[], bool],
@@ -90,7 +108,7 @@ class _Encoding:
     ) -> None:
         self._encoder, self._items, self._budget, self._max_items = encoder, items, budget, max_items
         self._should_stop, self._pool = should_stop, pool
-        self._lengths: list[int] = pool.submit(self._measure).result()
+        self._lengths = [length.padded for length in lengths]
         self._todo: deque[list[int]] = deque()
         self._ahead: deque[tuple[list[int], Future[Features | _Error]]] = deque()
         self._outcomes: list[np.ndarray | Failure | None] = [None] * len(items)
@@ -108,22 +126,14 @@ class _Encoding:
         assert all(outcome is not None for outcome in self._outcomes)
         return [outcome for outcome in self._outcomes if outcome is not None]
 
-    def _measure(self) -> list[int]:
-        """The items' lengths; one that the model cannot measure counts one token, and fails when it is preprocessed."""
-        return self._lengths_of(self._items) or [(self._lengths_of([item]) or [1])[0] for item in self._items]
-
-    def _lengths_of(self, items: Sequence[Loaded]) -> list[int] | None:
-        try:
-            return self._encoder.lengths(items)
-        except WorkerUnfit:
-            raise
-        except Exception:  # noqa: BLE001  # recorded for its row by _preprocess, which meets it again
-            return None
-
     def _within_budget(self, indices: Sequence[int]) -> Iterator[list[int]]:
-        lengths = [self._lengths[i] for i in indices]
-        for batch in fill_batches(lengths, budget=self._budget.tokens, max_items=self._max_items):
-            yield [indices[at] for at in batch]
+        alike = defaultdict(list)
+        for index in indices:
+            alike[self._items[index].kinds].append(index)
+        for group in alike.values():
+            lengths = [self._lengths[i] for i in group]
+            for batch in fill_batches(lengths, budget=self._budget.tokens, max_items=self._max_items):
+                yield [group[at] for at in batch]
 
     def _prepared(self) -> Iterator[tuple[list[int], Features | _Error]]:
         """The batches with their features, in order; the next ones are preprocessed meanwhile."""

@@ -3,36 +3,51 @@
 import contextlib
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from schemas.columns import usage_columns
 from schemas.errors import Refused
-from schemas.failures import Failure, one_line
+from schemas.failures import Failure, FailureCode, one_line
 from schemas.message import ShardMessage
+from schemas.recipe import OutputType, vector_column
 from schemas.redaction import redact
 from schemas.rows import ManifestRow, Modality
 from schemas.settings import Settings
 from schemas.shard import Footer, ShardEntry, ShardReport
 from storage.plans import kept_schema, rows_of
 from storage.shards import FAILURES_SCHEMA, ShardOutput, content_sha256, is_published, publish
-from workers.batching import Cancelled, encode_batches
+from workers.batching import Cancelled
+from workers.embedding import Embedded, embed_rows
 from workers.lease import LeaseBoard, lease
-from workers.loading import Loaded, load_all
+from workers.quantising import quantised
 
 if TYPE_CHECKING:
     from workers.runtime import OpenJob
 
-#: Pixels that are held decoded, in front of the device, at a time (192 MB of RGB).
-_CHUNK_PIXELS = 64_000_000
-_CHUNK_ITEMS = 16_384
 #: A shard in whose middle so many processes died is not tried again.
 MAX_DEATHS = 10
 
-Outcome = np.ndarray | Failure
+_VERSIONED = (
+    "embedmill",
+    "sentence-transformers",
+    "transformers",
+    "torch",
+    "numpy",
+    "pillow",
+    "soundfile",
+    "soxr",
+    "av",
+)
+
+Outcome = Embedded | Failure
+
+#: Whether the shard, which holds a row too large for this device, was handed to a larger one.
+Hand = Callable[[ShardEntry, str], bool]
 
 
 class Stopwatch:
@@ -50,8 +65,19 @@ class Stopwatch:
             self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.monotonic() - started, 4)
 
 
-def embed_shard(job: "OpenJob", message: ShardMessage, *, leases: LeaseBoard, settings: Settings) -> ShardReport:
-    """Work on one shard unless it is published, cancelled or another worker's; publish it; say what happened."""
+def embed_shard(
+    job: "OpenJob",
+    message: ShardMessage,
+    *,
+    leases: LeaseBoard,
+    settings: Settings,
+    hand_over: Hand = lambda entry, reason: False,
+    moved: str = "",
+) -> ShardReport:
+    """Work on one shard unless it is published, cancelled or another worker's; publish it; say what happened.
+
+    `moved` is why the shard came to a device of this size.
+    """
     entry = job.plan(message.plan).entry(message.shard)
     store, clock = job.job.store, Stopwatch()
 
@@ -61,6 +87,7 @@ def embed_shard(job: "OpenJob", message: ShardMessage, *, leases: LeaseBoard, se
             plan=message.plan,
             outcome=outcome,
             worker=settings.worker_name,
+            size=settings.size,
             rows_ok=footer.rows_ok if footer else 0,
             rows_failed=footer.rows_failed if footer else 0,
             file_bytes=size,
@@ -79,41 +106,17 @@ def embed_shard(job: "OpenJob", message: ShardMessage, *, leases: LeaseBoard, se
         with clock.while_in("read"):
             table = job.plan(message.plan).read_table(entry.shard)
         rows = rows_of(table, entry.modality)
+        with clock.while_in("load"):
+            job.make_ready()
         with clock.while_in("encode"):
-            outcomes = list(_outcomes(job, rows, settings, held.stop.is_set))
+            outcomes = list(embed_rows(job, rows, settings, held.stop.is_set))
+        too_large = sum(1 for o in outcomes if isinstance(o, Failure) and o.code is FailureCode.TOO_LARGE)
+        if too_large and hand_over(entry, f"{too_large} of its rows are too large for {settings.size}, even alone"):
+            return report("too_large")
         with clock.while_in("write"):
-            output = _output(job, entry, message, table, rows, outcomes, settings.worker_name)
+            output = _output(job, entry, message, table, rows, outcomes, settings, moved)
             outcome, size = publish(store, output)
         return report(outcome, output.footer, size)
-
-
-def _outcomes(job: "OpenJob", rows: list[ManifestRow], settings: Settings, should_stop: object) -> Iterator[Outcome]:
-    """A vector or a failure for each row, in order; decoded media are held a chunk at a time."""
-    assert callable(should_stop)
-    loaded = (outcome for _, outcome in load_all(job.loader, rows, settings.load_threads))
-    for chunk in _chunks(loaded):
-        items = [item for item in chunk if isinstance(item, Loaded)]
-        vectors = iter(
-            encode_batches(
-                job.encoder, items, budget=job.budget, max_items=settings.batch_items, should_stop=should_stop
-            )
-        )
-        for item in chunk:
-            yield item if isinstance(item, Failure) else next(vectors)
-
-
-def _chunks(loaded: Iterator[Loaded | Failure]) -> Iterator[list[Loaded | Failure]]:
-    chunk: list[Loaded | Failure] = []
-    pixels = 0
-    for item in loaded:
-        chunk.append(item)
-        if isinstance(item, Loaded) and item.image is not None:
-            pixels += item.image.width * item.image.height
-        if pixels >= _CHUNK_PIXELS or len(chunk) >= _CHUNK_ITEMS:
-            yield chunk
-            chunk, pixels = [], 0
-    if chunk:
-        yield chunk
 
 
 def _output(
@@ -123,15 +126,17 @@ def _output(
     table: pa.Table,
     rows: list[ManifestRow],
     outcomes: list[Outcome],
-    worker: str,
+    settings: Settings,
+    moved: str,
 ) -> ShardOutput:
     record, attempt = job.job.record, uuid.uuid4().hex[:16]
-    good = [i for i, outcome in enumerate(outcomes) if not isinstance(outcome, Failure)]
-    rows_ok = [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
-    vectors = np.stack(rows_ok) if rows_ok else np.empty((0, record.space.dim), np.float32)
-    ids = [rows[i].id for i in good]
+    good = [(i, outcome) for i, outcome in enumerate(outcomes) if isinstance(outcome, Embedded)]
+    at = [i for i, embedded in good for _ in embedded.vectors]  # the row of each vector
     failures = [(row, f) for row, f in zip(rows, outcomes, strict=True) if isinstance(f, Failure)]
     codes = [str(f.code) for _, f in failures]
+    ids = [rows[i].id for i in at]
+    vectors = _vector_columns(job, [embedded.vectors for _, embedded in good])
+    usage = _usage_columns(job, [usage for _, embedded in good for usage in embedded.usage])
     footer = Footer(
         job=record.id,
         plan=message.plan,
@@ -142,24 +147,56 @@ def _output(
         model=record.spec.model,
         rows_planned=len(rows),
         rows_ok=len(good),
+        vectors=len(at),
         failures={code: codes.count(code) for code in sorted(set(codes))},
         content_sha256=content_sha256(ids, vectors),
-        worker=worker,
+        worker=settings.worker_name,
         versions=library_versions(),
         space_fields=record.space.fields(),
+        device=settings.device,
+        moved=moved,
+        int8_ranges=job.ranges_sha256,
+        notes=_notes(job, entry.modality),
     )
     return ShardOutput(
         footer=footer,
         ids=ids,
         vectors=vectors,
-        kept=_kept(job, table, good),
+        usage=usage,
+        kept=_kept(job, table, at),
         failures=_failures_table(failures, entry.modality, entry.shard, attempt),
     )
 
 
-def _kept(job: "OpenJob", table: pa.Table, good: list[int]) -> pa.Table:
+def _vector_columns(job: "OpenJob", vectors: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """The vectors in each type that was asked for, by the name of their column."""
+    recipe, dim = job.job.record.space.recipe, job.job.record.space.dim
+    all_of_them = np.concatenate(vectors) if vectors else np.empty((0, dim), np.float32)
+    return {
+        vector_column(recipe.outputs, output): quantised(all_of_them, output, job.ranges) for output in recipe.outputs
+    }
+
+
+def _usage_columns(job: "OpenJob", usage: list[dict[str, float]]) -> dict[str, list[float | None]]:
+    names = usage_columns(job.job.record.spec.takes, job.job.record.space.recipe)
+    return {name: [told.get(name) for told in usage] for name in names}
+
+
+def _notes(job: "OpenJob", modality: Modality) -> tuple[str, ...]:
+    """What a reader of the file should know of how its vectors came about."""
+    recipe, notes = job.job.record.space.recipe, []
+    if modality is Modality.VIDEO and recipe.films_as_frames:
+        notes.append("the model takes no film: each vector is the mean of the vectors of its frames")
+    if modality in (Modality.AUDIO, Modality.MIXED) and recipe.audio_window_s:
+        notes.append(f"sounds over {recipe.audio_window_s:g} s are the mean of the vectors of equal windows")
+    if OutputType.INT8 in recipe.outputs:
+        notes.append("int8: value = low + (level + 128) / 255 * (high - low), ranges in plan/int8-ranges.json")
+    return tuple(notes)
+
+
+def _kept(job: "OpenJob", table: pa.Table, at: list[int]) -> pa.Table:
     schema = kept_schema(job.job.record.spec.keep)
-    return pa.table([table[f"keep.{name}"].take(pa.array(good, pa.int64())) for name in schema.names], schema=schema)
+    return pa.table([table[f"keep.{name}"].take(pa.array(at, pa.int64())) for name in schema.names], schema=schema)
 
 
 def _failures_table(
@@ -175,7 +212,7 @@ def _failures_table(
                 "stage": str(failure.stage),
                 "message": failure.message,
                 "retryable": failure.retryable,
-                "uri": None if row.uri is None else one_line(redact(row.uri)),
+                "uri": _uri(row),
                 "shard": shard,
                 "attempt": attempt,
             }
@@ -185,6 +222,11 @@ def _failures_table(
     )
 
 
+def _uri(row: ManifestRow) -> str | None:
+    uris = [uri for uri in (row.uri, *(part.uri for part in row.parts)) if uri is not None]
+    return one_line(" ".join(map(redact, uris))) if uris else None
+
+
 def library_versions() -> dict[str, str]:
     """The versions of what can change a vector's last bits."""
-    return {name: version(name) for name in ("embedmill", "sentence-transformers", "transformers", "torch", "pillow")}
+    return {name: version(name) for name in _VERSIONED}

@@ -1,30 +1,39 @@
-"""Fetching: a row's uri becomes bytes, read from nowhere but below the allowed roots."""
+"""Fetching: a row's uri becomes bytes, read from nowhere but below the allowed roots and public hosts."""
 
 import errno
 import os
 import re
 import stat
-from datetime import timedelta
-from typing import TYPE_CHECKING
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
-from schemas.errors import WorkerUnfit
-from schemas.failures import Failure, FailureCode, Stage, one_line
+from schemas.errors import Refused
+from schemas.failures import Failure, FailureCode
 from schemas.redaction import redact
-from storage.store import canonical_location, store_answer
+from storage.store import canonical_location
+from workers.archive import Archives, Member, read_index
+from workers.fetch_failure import SCHEME, Problem, fetch_failure, require_handles, size_problem
+from workers.fetch_http import HttpSource, require_http_url
+from workers.fetch_objects import OBJECT_SCHEMES, ObjectSource
 
-if TYPE_CHECKING:
-    from obstore.store import S3Store
-
-_S3 = "s3://"
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _UNUSABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 #: Longer than any path or key; resolving a path takes time that grows with the square of its length.
 _MAX_URI = 4096
+_HTTP = re.compile(r"https?://", re.IGNORECASE | re.ASCII)
+#: The part of an http(s) URL in which `::` is a chain: an IPv6 host and a query may hold it.
+_HTTP_PATH = re.compile(r"https?://[^/?#]*([^?#]*)", re.IGNORECASE | re.ASCII)
 
 #: O_PATH, where there is one, walks folders that may be entered but not listed.
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: O_NONBLOCK: opening a pipe must not wait for its writer.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+#: Headers of small members lie close to each other.
+_WINDOW = 2**16
+#: Blocked gzip has one part for 64 KiB; parts without content would cost time for nothing.
+_GZIP_PARTS = 100_000
+_GZIP_PIECE = 2**14
 
 _CODES: dict[int | None, tuple[FailureCode, str]] = {
     errno.ENOENT: (FailureCode.NOT_FOUND, "no such file"),
@@ -35,108 +44,196 @@ _CODES: dict[int | None, tuple[FailureCode, str]] = {
     errno.ENAMETOOLONG: (FailureCode.URI_INVALID, "a name too long for this file system"),
     errno.EINVAL: (FailureCode.URI_INVALID, "a name that this file system does not take"),
 }
-#: What this process has run out of is no fault of the row.
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchRules:
+    """Where media may come from, and how much of them."""
+
+    base: str = ""  # the folder, s3://, gs:// or az:// prefix, or http(s) folder that relative uris are relative to
+    roots: tuple[str, ...] = ()  # folders and prefixes; http(s) ones, where there are any, are the only http(s) allowed
+    max_bytes: int = 64 * 2**20  # of one medium, also after gunzip
+    max_seconds: float = 60.0  # of one medium over http(s), redirects and retries included
+    allow_http: bool = False  # plain http:// too
+    allow_private: bool = False  # private, loopback and link-local addresses too; never those of cloud metadata
 
 
 class Fetcher:
-    """Reads files and objects below `roots`; one for all threads of a process.
+    """Reads files, objects and web media as `rules` allow; one for all threads of a process.
 
-    `base` is the folder or s3:// prefix that relative uris are relative to; `max_bytes` is the most that a medium may
-    have. Credentials and endpoint of object stores come from the process environment, never from a uri.
+    Credentials and endpoints of object stores come from the process environment, never from a uri.
+    Raises Refused for a base or root that is none, and NotAllowed for a store that this process cannot open.
     """
 
-    def __init__(self, base: str, roots: tuple[str, ...], max_bytes: int) -> None:
-        places = tuple(map(canonical_location, roots))
-        self._base = canonical_location(base) if base else ""
-        self._folders = tuple(place for place in places if not place.startswith(_S3))
-        self._prefixes = tuple(place for place in places if place.startswith(_S3))
-        self._buckets = {bucket: _open_bucket(bucket) for bucket in sorted({_split(p)[0] for p in self._prefixes})}
-        self._max_bytes = max_bytes
+    def __init__(self, rules: FetchRules) -> None:
+        places = [_canonical(root) for root in rules.roots]
+        self._base = _canonical(rules.base) if rules.base else ""
+        self._folders = tuple(place for place in places if "://" not in place)
+        self._max_bytes = rules.max_bytes
+        self._archives = Archives()
+        prefixes = tuple(place for place in places if place.startswith(OBJECT_SCHEMES))
+        self._objects = ObjectSource(prefixes, rules.max_bytes, self._archives)
+        self._web = HttpSource(
+            roots=tuple(place for place in places if _HTTP.match(place)),
+            max_bytes=rules.max_bytes,
+            max_seconds=rules.max_seconds,
+            allow_http=rules.allow_http,
+            allow_private=rules.allow_private,
+        )
 
     def fetch(self, uri: str) -> bytes | Failure:
         """The content of `uri`, or why there is none; raises WorkerUnfit when this process is out of file handles."""
         problem = _problem(uri)
         if problem is not None:
-            return _failure(*problem, uri)
-        if not uri.startswith((_S3, "/")):
+            return fetch_failure(*problem, uri)
+        place, member = (uri, "") if _HTTP.match(uri) else _parted(uri)
+        if not place.startswith("/") and not SCHEME.match(place):
             if not self._base:
-                return _failure(FailureCode.OUTSIDE_ROOT, "relative, and the job names no folder of media", uri)
-            uri = f"{self._base.rstrip('/')}/{uri}"
-        return self._object(uri) if uri.startswith(_S3) else self._file(uri)
-
-    def _file(self, path: str) -> bytes | Failure:
-        try:
-            place = os.path.realpath(path)  # links are followed here, once; the walk below follows none
-            for root in self._folders:
-                if place == root or place.startswith(root.rstrip("/") + "/"):
-                    parts = [part for part in place[len(root) :].split("/") if part]
-                    return self._read(_open_below(root, parts or ["."]), path)
-        except OSError as err:
-            return _os_failure(err, path)
-        return _failure(FailureCode.OUTSIDE_ROOT, "outside the media roots (--media-root names them)", path)
-
-    def _read(self, handle: int, path: str) -> bytes | Failure:
-        try:
-            status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode):
-                return _failure(FailureCode.NOT_A_FILE, "a folder, a pipe or a device", path)
-            problem = self._size_problem(status.st_size)
-            if problem is not None:
-                return _failure(*problem, path)
-            with open(handle, "rb", closefd=False) as file:
-                data = file.read(status.st_size + 1)
-        finally:
-            os.close(handle)
-        if len(data) != status.st_size:
-            return _failure(FailureCode.FETCH_FAILED, "the file changed while it was read", path)
+                return fetch_failure(FailureCode.OUTSIDE_ROOT, "relative, and the job names no folder of media", uri)
+            place = f"{self._base.rstrip('/')}/{place.removeprefix('./')}"
+        data = self._content(place, member)
+        if isinstance(data, bytes) and _is_gzip(member or place, data):
+            unpacked = gunzip(data, self._max_bytes)
+            return unpacked if isinstance(unpacked, bytes) else fetch_failure(*unpacked, uri)
         return data
 
-    def _object(self, url: str) -> bytes | Failure:
-        url = url.replace("/./", "/")
-        if ".." in url.split("/"):  # a folder's is resolved and checked; an object's key means it literally
-            return _failure(FailureCode.OUTSIDE_ROOT, "an object has no '..'; write its key", url)
-        if not any(url == root or url.startswith(f"{root}/") for root in self._prefixes):
-            return _failure(FailureCode.OUTSIDE_ROOT, "outside the media roots (--media-root names them)", url)
-        bucket, key = _split(url)
-        if not key or key.endswith("/"):
-            return _failure(FailureCode.NOT_A_FILE, "a prefix, not an object", url)
-        return self._download(bucket, key, url)
+    def close(self) -> None:
+        """Let go of all connections at rest; a later fetch opens new ones."""
+        self._web.close()
 
-    def _download(self, bucket: str, key: str, url: str) -> bytes | Failure:
-        import obstore
-        from obstore.exceptions import BaseError, NotFoundError
+    def _content(self, place: str, member: str) -> bytes | Failure:
+        """What lies at an absolute place that is no nonsense; `member` is empty unless the place is a tar."""
+        if _HTTP.match(place):
+            return fetch_failure(*_NO_WEB_MEMBERS, place) if member else self._web.fetch(place)
+        if place.startswith(OBJECT_SCHEMES):
+            place = place.replace("/./", "/")
+            return self._objects.member(place, member) if member else self._objects.fetch(place)
+        outcome = self._file(place, partial(self._member, member) if member else self._whole)
+        return (
+            outcome
+            if isinstance(outcome, bytes)
+            else fetch_failure(*outcome, f"{place}::{member}" if member else place)
+        )
 
+    def _file(self, path: str, read: Callable[[int], bytes | Problem]) -> bytes | Problem:
+        """What `read` makes of a handle on `path`."""
         try:
-            found = obstore.get(self._buckets[bucket], key)
-            problem = self._size_problem(found.meta["size"])  # told by the reply's head, before its body is read
-            if problem is not None:
-                return _failure(*problem, url)
-            return bytes(found.bytes())
-        except (FileNotFoundError, NotFoundError):
-            return _failure(FailureCode.NOT_FOUND, "no such object", url)
-        except ValueError:  # an empty segment, for one: obstore has no spelling for such a key
-            return _failure(FailureCode.URI_INVALID, "no usable key", url)
-        except (OSError, BaseError) as err:
-            return _failure(FailureCode.FETCH_FAILED, store_answer(err), url)
+            handle = self._open(path)
+            if handle is None:
+                return FailureCode.OUTSIDE_ROOT, "outside the media roots (--media-root names them)"
+            try:
+                return read(handle)
+            finally:
+                os.close(handle)
+        except OSError as err:
+            require_handles(err)
+            return _CODES.get(err.errno, (FailureCode.FETCH_FAILED, err.strerror or type(err).__name__))
 
-    def _size_problem(self, size: int) -> tuple[FailureCode, str] | None:
-        if size == 0:
-            return FailureCode.FILE_EMPTY, "zero bytes"
-        if size > self._max_bytes:
-            return FailureCode.FILE_TOO_LARGE, f"{size} bytes, over the limit of {self._max_bytes}"
+    def _open(self, path: str) -> int | None:
+        """A handle on `path`, or None where it lies below no root."""
+        place = os.path.realpath(path)  # links are followed here, once; the walk below follows none
+        for root in self._folders:
+            if place == root or place.startswith(root.rstrip("/") + "/"):
+                parts = [part for part in place[len(root) :].split("/") if part]
+                return _open_below(root, parts or ["."])
         return None
 
+    def _whole(self, handle: int) -> bytes | Problem:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            return FailureCode.NOT_A_FILE, "a folder, a pipe or a device"
+        problem = size_problem(status.st_size, self._max_bytes)
+        if problem is not None:
+            return problem
+        with open(handle, "rb", closefd=False) as file:
+            data = file.read(status.st_size + 1)
+        return data if len(data) == status.st_size else _CHANGED
 
-def _problem(uri: str) -> tuple[FailureCode, str] | None:
+    def _member(self, name: str, handle: int) -> bytes | Problem:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            return FailureCode.NOT_A_FILE, "a folder, a pipe or a device"
+        version = _version(status)
+        read_at = partial(_read_at, handle)
+        index = self._archives.index(
+            (status.st_dev, status.st_ino), lambda: read_index(read_at, status.st_size, version, _WINDOW), version
+        )
+        member = index.find(name, self._max_bytes)
+        if not isinstance(member, Member):
+            return member
+        data = _read_at(handle, member.offset, member.size)
+        whole = len(data) == member.size and _version(os.fstat(handle)) == version
+        return data if whole else _CHANGED
+
+
+_CHANGED: Problem = (FailureCode.FETCH_FAILED, "the file changed while it was read")
+_NO_WEB_MEMBERS: Problem = (FailureCode.URI_SCHEME, "no members of archives over http(s); copy the archive")
+
+
+def gunzip(data: bytes, max_bytes: int) -> bytes | Problem:
+    """`data` unpacked once, up to `max_bytes`; several parts in a row are one content, as gzip has it."""
+    pieces: list[bytes] = []
+    at = size = parts = 0
+    while data[at : at + 1].strip(b"\0"):  # what follows the last part is padding
+        unpacker = zlib.decompressobj(wbits=31)
+        parts += 1
+        try:
+            while not unpacker.eof and at < len(data):
+                pieces.append(unpacker.decompress(data[at : at + _GZIP_PIECE], max_bytes + 1 - size))
+                size += len(pieces[-1])
+                if size > max_bytes:
+                    return FailureCode.FILE_TOO_LARGE, f"unpacked, over the limit of {max_bytes} bytes"
+                at += len(data[at : at + _GZIP_PIECE]) - len(unpacker.unused_data)
+        except zlib.error:
+            return FailureCode.FETCH_FAILED, "corrupt gzip"
+        if not unpacker.eof or parts > _GZIP_PARTS:
+            return FailureCode.FETCH_FAILED, "gzip that is cut off, or in too many parts"
+    return b"".join(pieces) if size else (FailureCode.FILE_EMPTY, "zero bytes, unpacked")
+
+
+def _is_gzip(place: str, data: bytes) -> bool:
+    name = re.split("[?#]", place, maxsplit=1)[0] if _HTTP.match(place) else place
+    return name.endswith(".gz") and data.startswith(b"\x1f\x8b")
+
+
+def _problem(uri: str) -> Problem | None:
     """What is wrong with `uri` as written; neither a file nor a socket is touched to find out."""
     if not uri:
         return FailureCode.URI_EMPTY, "the uri is empty; every media row needs one"
     if len(uri) > _MAX_URI or _UNUSABLE.search(uri):
         return FailureCode.URI_INVALID, f"control characters, or more than {_MAX_URI} characters"
-    if "::" in uri or (_SCHEME.match(uri) and not uri.startswith(_S3)):
-        return FailureCode.URI_SCHEME, "not a path or s3://bucket/key (a name with a colon is written ./name)"
+    web = _HTTP_PATH.match(uri)
+    if web is not None:
+        return _NO_WEB_MEMBERS if "::" in web[1] else None
+    if SCHEME.match(_parted(uri)[0]) and not uri.startswith(OBJECT_SCHEMES):
+        reason = "not a path, https://, s3://, gs:// or az:// (a name with a colon is written ./name)"
+        return FailureCode.URI_SCHEME, reason
+    return _chain_problem(uri) if "::" in uri else None
+
+
+def _chain_problem(uri: str) -> Problem | None:
+    """What is wrong with archive.tar::member."""
+    archive, _, member = uri.partition("::")
+    if archive.lower().endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")):
+        return FailureCode.URI_SCHEME, "a compressed tar has no members that can be read alone; unpack it to .tar"
+    if not archive.endswith(".tar") or not member or "::" in member or re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", member):
+        return FailureCode.URI_SCHEME, "not archive.tar::member (one archive, one member)"
     return None
+
+
+def _parted(uri: str) -> tuple[str, str]:
+    """Archive and member of archive.tar::member; the member of anything else is empty."""
+    place, _, member = uri.partition("::")
+    return place, member
+
+
+def _canonical(place: str) -> str:
+    """The one spelling of a base or root."""
+    if _HTTP.match(place):
+        return str(require_http_url(place)).rstrip("/")
+    if "://" in place and not place.startswith(OBJECT_SCHEMES):
+        raise Refused(f"{redact(place)}: media lie in folders, s3://, gs://, az:// and https:// places")
+    return canonical_location(place)
 
 
 def _open_below(root: str, parts: list[str]) -> int:
@@ -152,25 +249,14 @@ def _open_below(root: str, parts: list[str]) -> int:
         os.close(folder)
 
 
-def _open_bucket(bucket: str) -> "S3Store":
-    from obstore.store import S3Store
-
-    # About 6 s of retries: longer outages are the job's to wait out, not the row's.
-    return S3Store(bucket, retry_config={"max_retries": 6, "retry_timeout": timedelta(seconds=60)})
-
-
-def _split(url: str) -> tuple[str, str]:
-    """Bucket and key of an s3:// url."""
-    bucket, _, key = url.removeprefix(_S3).partition("/")
-    return bucket, key
+def _read_at(handle: int, offset: int, length: int) -> bytes:
+    """`length` bytes at `offset`, fewer only at the file's end."""
+    pieces = []
+    while length > 0 and (piece := os.pread(handle, length, offset)):
+        pieces.append(piece)
+        offset, length = offset + len(piece), length - len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _os_failure(err: OSError, path: str) -> Failure:
-    if err.errno in _EXHAUSTED:
-        raise WorkerUnfit(f"this process cannot open files any more: {err.strerror}; raise its limits") from err
-    code, reason = _CODES.get(err.errno, (FailureCode.FETCH_FAILED, err.strerror or type(err).__name__))
-    return _failure(code, reason, path)
-
-
-def _failure(code: FailureCode, reason: str, uri: str) -> Failure:
-    return Failure(code=code, stage=Stage.FETCH, message=one_line(f"{reason}: {redact(uri)}"))
+def _version(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -10,14 +10,15 @@ import redis
 from schemas.presence import TTL_S, WorkerPresence
 from schemas.queues import CLIENT_OPTIONS, client_url, worker_key
 from schemas.settings import Settings
+from workers.model_shelf import ModelShelf
 
 
 class Announcer(threading.Thread):
     """A daemon thread that renews this worker's presence on Redis; an unreachable Redis is no error."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, shelf: ModelShelf) -> None:
         super().__init__(name="presence", daemon=True)
-        self._settings = settings
+        self._settings, self._shelf = settings, shelf
         self._client = redis.Redis.from_url(client_url(settings.broker_url), **CLIENT_OPTIONS)
         self._ended = threading.Event()
 
@@ -38,4 +39,7 @@ class Announcer(threading.Thread):
             pid=os.getpid(),
             device=self._settings.device,
             queues=self._settings.queues,
+            size=self._settings.size,
+            models=self._shelf.held,
+            loads=self._shelf.loads,
         )

@@ -5,26 +5,45 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import redis
 
 from schemas.errors import EmbedmillError, NotAllowed, WorkerUnfit
 from schemas.message import ShardMessage
-from schemas.queues import CLIENT_OPTIONS, KEY_TTL_S, client_url, job_key, reports_key
+from schemas.presence import WorkerPresence
+from schemas.queues import (
+    CLIENT_OPTIONS,
+    KEY_TTL_S,
+    client_url,
+    job_key,
+    moved_key,
+    passed_key,
+    queue_name,
+    reports_key,
+    worker_key,
+)
+from schemas.recipe import OutputType
 from schemas.settings import Settings
-from schemas.shard import ShardReport
+from schemas.shard import ShardEntry, ShardReport
+from schemas.sizes import above
 from schemas.space import Space
 from storage.jobs import Job, open_job
-from storage.model_files import resolve_model
+from storage.model_files import ResolvedModel, resolve_model
 from storage.plans import PlanReader
 from storage.store import open_store, require_within
 from workers.batching import Cancelled, TokenBudget
+from workers.calibration import frozen_ranges
+from workers.decoders import DecodeLimits, Decoders
 from workers.embed_shard import embed_shard
 from workers.encoder import Encoder, load_encoder
-from workers.fetch import Fetcher
+from workers.fetch import Fetcher, FetchRules
 from workers.lease import LeaseBoard, RedisLeases
 from workers.loading import Loader, MediaLoader
+from workers.model_shelf import ModelShelf
+from workers.quantising import Ranges
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +53,31 @@ _REPORTS_KEPT = 100_000
 _JOBS_KEPT = 16
 
 
-def build_runtime(settings: Settings) -> "Runtime":
-    """The one place where a worker's parts are put together."""
+#: A shard that was passed on is not passed on again for so many seconds.
+_PASSED_ON_S = 120
+
+
+def build_runtime(settings: Settings, shelf: ModelShelf | None = None) -> "Runtime":
+    """The one place where a worker's parts are put together; `shelf` is the one that its presence tells of."""
     client = redis.Redis.from_url(client_url(settings.broker_url), **CLIENT_OPTIONS)
-    return Runtime(settings=settings, client=client, leases=RedisLeases(client))
+    shelf = build_shelf(settings) if shelf is None else shelf
+    return Runtime(settings=settings, client=client, leases=RedisLeases(client), shelf=shelf)
+
+
+def build_shelf(settings: Settings) -> ModelShelf:
+    """The shelf of a worker with these settings; nothing is loaded yet."""
+
+    def load(model: ResolvedModel, dtype: str) -> Encoder:
+        return load_encoder(
+            model,
+            device=settings.device,
+            dtype=dtype,
+            cache=settings.model_cache,
+            delay_ms=settings.hash_delay_ms,
+            memory_tokens=settings.hash_memory_tokens,
+        )
+
+    return ModelShelf(load, capacity=settings.memory_mb * 2**20)
 
 
 def end_this_worker() -> None:
@@ -52,14 +92,23 @@ class OpenJob:
     job: Job
     location: str  # as the coordinator says it
     loader: Loader
-    encoder: Encoder
+    encoder: Callable[[], Encoder]  # the job's model, loaded where it has left the memory meanwhile
     budget: TokenBudget
+    settings: Settings
     plans: dict[str, PlanReader] = field(default_factory=dict)
+    ranges: Ranges | None = None  # of int8 vectors
+    ranges_sha256: str = ""
 
     def plan(self, digest: str) -> PlanReader:
         if digest not in self.plans:
             self.plans[digest] = self.job.plan(digest)
         return self.plans[digest]
+
+    def make_ready(self) -> None:
+        """Load the model, and the ranges of int8 vectors, where they are not at hand."""
+        self.encoder()
+        if OutputType.INT8 in self.job.record.space.recipe.outputs and self.ranges is None:
+            self.ranges, self.ranges_sha256 = frozen_ranges(self, self.settings)
 
 
 @dataclass(slots=True)
@@ -69,8 +118,10 @@ class Runtime:
     settings: Settings
     client: redis.Redis
     leases: LeaseBoard
+    shelf: ModelShelf
     _jobs: dict[str, OpenJob] = field(default_factory=dict)
-    _encoders: dict[str, Encoder] = field(default_factory=dict)
+    _models: dict[str, ResolvedModel] = field(default_factory=dict)
+    _decoders: dict[DecodeLimits, Decoders] = field(default_factory=dict)
 
     def work(self, message: ShardMessage) -> dict[str, object]:
         """Embed the shard that `message` names, and report; what it returns is shown in Flower.
@@ -108,26 +159,70 @@ class Runtime:
         job = self._jobs.get(message.job)
         if job is None or job.location != location:
             job = self._open(message.job, location)
-        return embed_shard(job, message, leases=self.leases, settings=self.settings)
+        entry = job.plan(message.plan).entry(message.shard)
+        if self._may_pass_on(job, entry):
+            return self._report(message, "passed")
+        return embed_shard(
+            job,
+            message,
+            leases=self.leases,
+            settings=self.settings,
+            hand_over=partial(self._hand_over, message),
+            moved=str(self.client.get(moved_key(message.job, message.shard)) or ""),
+        )
 
     def _open(self, job_id: str, location: str) -> "OpenJob":
         job = self._find(job_id, location)
         spec = job.record.spec
         for root in spec.media_roots:
-            require_within(root, self.settings.roots, what="the job's media root")
+            if not root.startswith(("http://", "https://")):
+                require_within(root, self.settings.roots, what="the job's media root")
+        if spec.allow_private and not self.settings.allow_private:
+            raise NotAllowed("the job reads media from private hosts; start the worker with --allow-private-hosts")
+        model = self._model(job)
         opened = OpenJob(
             job=job,
             location=location,
-            loader=MediaLoader(
-                Fetcher(spec.media_base, spec.media_roots, spec.max_file_bytes), max_pixels=spec.max_pixels
-            ),
-            encoder=self._encoder(job),
+            loader=self._loader(job),
+            encoder=partial(self._encoder, job, model),
             budget=TokenBudget(self.settings.batch_tokens),
+            settings=self.settings,
         )
-        if len(self._jobs) >= _JOBS_KEPT:
-            self._jobs.pop(next(iter(self._jobs)))  # the one opened first
+        while len(self._jobs) >= _JOBS_KEPT:
+            self._jobs.pop(next(iter(self._jobs))).loader.close()  # the one opened first
         self._jobs[job_id] = opened
         return opened
+
+    def _may_pass_on(self, job: OpenJob, entry: ShardEntry) -> bool:
+        """Whether another worker has the shard's model in memory, and here it would drive out another's.
+
+        A shard is passed on once; whoever gets it then loads the model.
+        """
+        record = job.job.record
+        digest, dtype = record.spec.model_digest, record.space.recipe.dtype
+        if self.shelf.holds(digest, dtype) or self.shelf.has_room_for(self._model(job.job), dtype):
+            return False
+        queue = queue_name(entry.modality, record.spec.size)
+        if not any(queue in other.queues and digest in other.models for other in self._others()):
+            return False
+        return bool(self.client.set(passed_key(record.id, entry.shard), "1", ex=_PASSED_ON_S, nx=True))
+
+    def _hand_over(self, message: ShardMessage, entry: ShardEntry, reason: str) -> bool:
+        """Whether a live worker of a larger size takes the shard; the reason is left for it."""
+        larger = {queue_name(entry.modality, size) for size in above(self.settings.size)}
+        if not any(larger & set(other.queues) for other in self._others()):
+            return False
+        self.client.set(moved_key(message.job, message.shard), reason, ex=KEY_TTL_S)
+        return True
+
+    def _others(self) -> list[WorkerPresence]:
+        """The other workers that live."""
+        keys = [key for key in self.client.scan_iter(worker_key("*"), count=1000)]
+        found = []
+        for line in self.client.mget(keys) if keys else []:
+            with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError):  # none of ours
+                found.append(WorkerPresence.from_json(str(line)))
+        return [worker for worker in found if worker.name != self.settings.worker_name]
 
     def _location(self, job_id: str) -> str:
         """Where the job lives now: read for each shard, for a job may be copied or moved."""
@@ -143,33 +238,52 @@ class Runtime:
             raise NotAllowed(f"{location} holds job {job.id}, not {job_id}; the message was dropped")
         return job
 
-    def _encoder(self, job: Job) -> Encoder:
-        """The job's model, loaded when first asked for; one model is held at a time."""
-        digest = job.record.spec.model_digest
-        if digest not in self._encoders:
-            model = resolve_model(job.record.spec.model, cache=self.settings.model_cache)
+    def _model(self, job: Job) -> ResolvedModel:
+        """The job's model as it is here; raises WorkerUnfit where that is not what the job was planned with."""
+        name, digest = job.record.spec.model, job.record.spec.model_digest
+        if digest not in self._models:
+            model = resolve_model(name, cache=self.settings.model_cache)
             if model.card.digest != digest:
-                raise WorkerUnfit(
-                    f"the files of {job.record.spec.model} here are not those that the job was planned with"
-                )
-            differing = Space.of(model.card).differences(job.record.space)
-            if differing:
-                raise WorkerUnfit(
-                    f"this embedmill embeds in another space ({', '.join(differing)}); use the job's version"
-                )
-            self._encoders.clear()
-            self._jobs.clear()
-            self._encoders[digest] = load_encoder(
-                model,
-                device=self.settings.device,
-                cache=self.settings.model_cache,
-                delay_ms=self.settings.hash_delay_ms,
-            )
-        return self._encoders[digest]
+                raise WorkerUnfit(f"the files of {name} here are not those that the job was planned with")
+            self._models[digest] = model
+        model = self._models[digest]
+        differing = Space.of(model.card, job.record.space.recipe).differences(job.record.space)
+        if differing:
+            raise WorkerUnfit(f"this embedmill embeds in another space ({', '.join(differing)}); use the job's version")
+        return model
+
+    def _encoder(self, job: Job, model: ResolvedModel) -> Encoder:
+        recipe = job.record.space.recipe
+        return self.shelf.get(model, recipe.dtype).told(recipe)
+
+    def _loader(self, job: Job) -> MediaLoader:
+        spec, settings = job.record.spec, self.settings
+        limits = DecodeLimits(
+            max_pixels=spec.max_pixels,
+            max_seconds=spec.max_media_s,
+            timeout_s=spec.decode_s,
+            memory_bytes=settings.decode_memory_mb * 2**20,
+        )
+        if limits not in self._decoders:  # jobs with equal limits share their processes
+            self._decoders[limits] = Decoders(count=settings.load_threads, limits=limits)
+        rules = FetchRules(
+            base=spec.media_base,
+            roots=spec.media_roots,
+            max_bytes=spec.max_file_bytes,
+            max_seconds=spec.fetch_s,
+            allow_http=spec.allow_http,
+            allow_private=spec.allow_private,
+        )
+        return MediaLoader(Fetcher(rules), self._decoders[limits], job.record.space.recipe)
 
     def _report(self, message: ShardMessage, outcome: str, *, error: str = "") -> ShardReport:
         return ShardReport(
-            shard=message.shard, plan=message.plan, outcome=outcome, worker=self.settings.worker_name, error=error
+            shard=message.shard,
+            plan=message.plan,
+            outcome=outcome,
+            worker=self.settings.worker_name,
+            size=self.settings.size,
+            error=error,
         )
 
     def _send(self, job: str, report: ShardReport) -> None:

@@ -1,10 +1,13 @@
 """The sentence encoder: a sentence-transformers model, called at its preprocessing and its forward pass.
 
 `SentenceTransformer.encode` is not used: it overlaps nothing, loses a whole list for one bad item, and opens what
-looks like a path or a URL in a text. Texts go in as {"text": s}, which is never looked into; images as pixels.
+looks like a path or a URL in a text. Texts go in as {"text": s}, which is never looked into; media as arrays.
 """
 
 import contextlib
+import copy
+import importlib.util
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,41 +20,61 @@ from sentence_transformers import SentenceTransformer
 from transformers.utils import logging
 
 from schemas.errors import WorkerUnfit
-from schemas.model_cards import Family, ModelCard
+from schemas.model_cards import PIXELS_PER_TOKEN, Family, ModelCard
+from schemas.recipe import Recipe
 from schemas.rows import Modality
-from workers.encoder import OutOfMemory
+from workers.content import Film, Sound
+from workers.encoder import Length, OutOfMemory
 from workers.loading import Loaded
+from workers.processor_check import check_processor
 
 #: What torch's allocators say in a plain RuntimeError.
 _OUT_OF_MEMORY_SIGNS = ("not enough memory", "can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 Features = dict[str, Any]  # Any: tensors, and the names that sentence-transformers puts beside them
 
+#: Models that are fed through a chat template, which hostile texts must not be able to write in.
+_TEMPLATED = frozenset({Family.QWEN_VL, Family.OMNI})
+#: Models whose image processor has a backend of its own choice.
+_PIL_FAMILIES = frozenset({Family.CLIP, Family.SIGLIP, Family.CONSE})
+#: Tokens that a second of sound takes up, about: what Whisper-like towers make of it.
+_TOKENS_PER_SECOND = 50
+
 
 class SentenceEncoder:
     """A model of sentence-transformers in memory."""
 
-    def __init__(self, card: ModelCard, folder: Path, *, device: str = "cpu") -> None:
+    def __init__(self, card: ModelCard, folder: Path, *, device: str = "cpu", dtype: str = "float32") -> None:
         """Load the model in `folder`; raises WorkerUnfit where it does not load, or is not what its card says."""
         if device == "cpu":
             torch.set_num_threads(1)  # one worker per core: two threads on a busy machine were four times slower
         self.dim = card.dim
         self._card = card
-        self._model = _loaded(card, folder, device)
-        self._prompt: str = self._model.prompts.get(self._model.default_prompt_name or "") or ""
+        self._model = _loaded(card, folder, device, dtype)
+        self._prompt, self._task = card.default_prompt, ""
+        self._template_tokens = self._measured_template()
         self._check()
 
-    def lengths(self, items: Sequence[Loaded]) -> list[int]:
-        texts = [self._prompt + item.text for item in items if item.text is not None]
-        measured = iter(self._text_lengths(texts))
-        return [self._card.tokens_per_image if item.text is None else next(measured) for item in items]
+    def told(self, recipe: Recipe) -> "SentenceEncoder":
+        twin = copy.copy(self)  # the model itself is shared
+        twin._prompt, twin._task = recipe.prompt, str(recipe.role)
+        return twin
+
+    def lengths(self, items: Sequence[Loaded]) -> list[Length]:
+        counts = iter(self._token_counts([self._prompt + item.text for item in items if item.text is not None]))
+        return [self._length(item, None if item.text is None else next(counts)) for item in items]
 
     def preprocess(self, items: Sequence[Loaded]) -> Features:
-        values = [{"image": item.image} if item.text is None else {"text": item.text} for item in items]
-        options = (
-            {"processing_kwargs": self._padding()} if self._card.text_padding and items[0].text is not None else {}
-        )
-        return dict(self._model.preprocess(values, prompt=self._prompt or None, **options))
+        options: dict[str, Any] = self._task_option()
+        kwargs = self._processing_kwargs(items[0].kinds)
+        if kwargs:
+            options["processing_kwargs"] = kwargs
+        values = [input_of(item) for item in items]
+        features = dict(self._model.preprocess(values, prompt=self._prompt or None, **options))
+        if "is_longer" in features:
+            # CLAP with fusion marks one sound of a batch at random; alone, each would be the one.
+            features["is_longer"] = torch.ones_like(features["is_longer"])
+        return features
 
     def forward(self, features: Features) -> np.ndarray:
         try:
@@ -67,35 +90,124 @@ class SentenceEncoder:
     @torch.inference_mode()
     def _vectors(self, features: Features) -> np.ndarray:
         device = self._model.device
-        moved = {name: f.to(device) if isinstance(f, torch.Tensor) else f for name, f in features.items()}
-        vectors: np.ndarray = self._model(moved)["sentence_embedding"].float().cpu().numpy()
-        return vectors
+        moved = {name: _on(device, value) for name, value in features.items()}
+        vectors = self._model(moved, **self._task_option())["sentence_embedding"].float().cpu().numpy()
+        return np.asarray(vectors.reshape(len(vectors), -1))  # VideoPrism's films come as (n, 1, dim)
 
-    def _padding(self) -> dict[str, dict[str, Any]]:
-        """SigLIP pools the last position: a text padded to its batch's longest has another vector in each batch."""
-        return {"text": {"padding": "max_length", "max_length": self._card.text_padding, "truncation": True}}
+    def _task_option(self) -> dict[str, str]:
+        return {"task": self._task} if self._task else {}
 
-    def _text_lengths(self, texts: list[str]) -> list[int]:
-        limit = min(self._card.text_padding or self._model.max_seq_length or self._card.max_tokens, 10**6)
+    def _processing_kwargs(self, kinds: Sequence[str]) -> dict[str, dict[str, Any]]:
+        kwargs: dict[str, dict[str, Any]] = {}
+        if self._card.text_padding and "text" in kinds:
+            # SigLIP pools the last position: a text padded to its batch's longest has another vector in each batch.
+            kwargs["text"] = {"padding": "max_length", "max_length": self._card.text_padding, "truncation": True}
+        if "film" in kinds:
+            kwargs["video"] = {"do_sample_frames": False}  # its frames are chosen
+        if self._card.family in _TEMPLATED:
+            kwargs["chat_template"] = {"sanitize_control_tokens": True}
+        return kwargs
+
+    def _length(self, item: Loaded, tokens: int | None) -> Length:
+        media = 0 if item.image is None else self._card.tokens_per_image
+        if item.sound is not None:
+            seconds = self._card.audio_window_s if self._card.family is Family.CLAP else item.sound.seconds
+            media += math.ceil(seconds * _TOKENS_PER_SECOND)
+        if item.film is not None:
+            count, height, width, _ = item.film.frames.shape
+            media += math.ceil(count * min(self._card.tokens_per_frame, height * width / PIXELS_PER_TOKEN))
+        if tokens is None:
+            return Length(media + self._template_tokens)
+        used = min(tokens, self._limit() - self._template_tokens)
+        padded = self._card.text_padding or used + self._template_tokens
+        return Length(media + padded, tokens, used)
+
+    def _limit(self) -> int:
+        return min(self._card.text_padding or self._model.max_seq_length or self._card.max_tokens, 10**6)
+
+    def _token_counts(self, texts: list[str]) -> list[int]:
+        """The tokens of each text, however many the model takes."""
         tokenizer = self._model.tokenizer
-        if self._card.text_padding or not texts:
-            return [limit] * len(texts)
-        if tokenizer is None:
-            return [min(len(text) // 4 + 1, limit) for text in texts]
-        ids = tokenizer(texts, truncation=True, max_length=limit, padding=False, return_attention_mask=False)
-        return [len(row) for row in ids["input_ids"]]
+        if tokenizer is None or not texts:
+            return [len(text) // 4 + 1 for text in texts]
+        # Counted in full: what is cut off must be known. `verbose` is the warning that it will be.
+        options = {"truncation": False, "padding": False, "return_attention_mask": False, "verbose": False}
+        return [len(row) for row in tokenizer(texts, **options)["input_ids"]]
+
+    def _measured_template(self) -> int:
+        """Tokens that a chat template puts around a text."""
+        if self._card.family not in _TEMPLATED:
+            return 0
+        whole = self._model.preprocess([{"text": "a"}], prompt=self._prompt or None)["input_ids"].shape[-1]
+        return int(whole) - self._token_counts([self._prompt + "a"])[0]
 
     def _check(self) -> None:
         """One item of each modality through the model: it gives vectors of the card's dimension."""
-        for modality in sorted(self._card.modalities):
-            probe = Loaded(text="a") if modality is Modality.TEXT else Loaded(image=Image.new("RGB", (32, 32), "gray"))
+        for modality in sorted(self._card.modalities - {Modality.MIXED}):
             try:
-                vectors = self.forward(self.preprocess([probe]))
+                vectors = self.forward(self.preprocess([_probe(self._card, modality)]))
             except (ImportError, KeyError, TypeError, ValueError, RuntimeError, OutOfMemory) as err:
                 raise WorkerUnfit(f"model {self._card.name} takes no {modality} here: {err}") from err
             if vectors.shape != (1, self.dim) or not np.isfinite(vectors).all():
                 said = f"says {self.dim} dimensions, its vectors of {modality} are {vectors.shape[1:]}"
                 raise WorkerUnfit(f"model {self._card.name} {said}, or not finite; it is not what was planned with")
+
+
+def input_of(item: Loaded) -> dict[str, Any]:
+    """What sentence-transformers takes for an item: a dict names its parts, so that nothing is guessed or opened."""
+    value: dict[str, Any] = {}
+    if item.image is not None:
+        value["image"] = item.image
+    if item.film is not None:
+        value["video"] = {"array": item.film.frames, "video_metadata": _metadata(item.film)}
+    if item.sound is not None:
+        value["audio"] = {"array": item.sound.samples, "sampling_rate": item.sound.rate}
+    if item.text is not None:
+        value["text"] = item.text
+    return value
+
+
+def _metadata(film: Film) -> dict[str, Any]:
+    """When the frames are shown, as transformers' video processors know it."""
+    fps = film.fps or 1.0
+    return {
+        "fps": fps,
+        "total_num_frames": film.frames_in,
+        "duration": film.seconds_in,
+        "frames_indices": [round(time * fps) for time in film.times_s],
+    }
+
+
+def _probe(card: ModelCard, modality: Modality) -> Loaded:
+    if modality is Modality.TEXT:
+        return Loaded(text="a")
+    if modality is Modality.IMAGE:
+        return Loaded(image=Image.new("RGB", (32, 32), "gray"))
+    if modality is Modality.AUDIO:
+        samples = np.sin(np.arange(card.audio_rate // 2, dtype=np.float32) / 10)
+        return Loaded(sound=Sound(samples=samples, rate=card.audio_rate, seconds_in=0.5))
+    count = card.video_frames or 4
+    times = tuple(n / 2 for n in range(count))
+    return Loaded(
+        film=Film(
+            frames=np.full((count, 32, 32, 3), 128, np.uint8),
+            times_s=times,
+            fps=2.0,
+            start_s=0.0,
+            end_s=count / 2,
+            frames_in=count,
+            seconds_in=count / 2,
+        )
+    )
+
+
+def _on(device: torch.device, value: object) -> object:
+    """A tensor on the device; to a GPU by way of pinned memory, so that the copy overlaps with what it computes."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    if device.type == "cuda":
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device)
 
 
 def is_out_of_memory(err: BaseException) -> bool:
@@ -122,25 +234,36 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _loaded(card: ModelCard, folder: Path, device: str) -> SentenceTransformer:
+def _loaded(card: ModelCard, folder: Path, device: str, dtype: str) -> SentenceTransformer:
     if card.family is Family.CONSE:
         from workers.conse import register_conse
 
         register_conse()
+    else:
+        problem = check_processor(folder)  # before the weights: they may be 16 GB
+        if problem is not None:
+            raise WorkerUnfit(f"model {card.name} cannot be fed here: {problem}")
     # Pixels differ by a grey level between backends: one for all workers. Text-only tokenizers know no such option.
-    processor = {"backend": "pil"} if Modality.IMAGE in card.modalities else {}
+    processor = {"backend": "pil"} if card.family in _PIL_FAMILIES else {}
     try:
         with quiet():
             model = SentenceTransformer(
                 str(folder),
                 device=device,
                 local_files_only=True,
-                model_kwargs={"dtype": "float32", "use_safetensors": True},
+                model_kwargs={"dtype": dtype, "use_safetensors": True, **_attention(card, device, dtype)},
                 processor_kwargs=processor,
             )
     except (ImportError, OSError, KeyError, TypeError, ValueError, RuntimeError, MemoryError) as err:
         raise WorkerUnfit(f"model {card.name} cannot be loaded here: {type(err).__name__}: {err}") from err
     return model.eval()
+
+
+def _attention(card: ModelCard, device: str, dtype: str) -> dict[str, str]:
+    """Flash attention where it is installed and the model can use it: it skips padding too (text models)."""
+    installed = importlib.util.find_spec("flash_attn") is not None
+    useful = device.startswith("cuda") and dtype != "float32" and card.family is Family.SENTENCE_TRANSFORMER
+    return {"attn_implementation": "flash_attention_2"} if installed and useful else {}
 
 
 def _judged(err: MemoryError | RuntimeError) -> Exception:

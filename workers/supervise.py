@@ -85,15 +85,15 @@ class Worker:
 
 
 class Fleet:
-    """`count` workers with equal settings but for their names."""
+    """One worker for each of `crew`."""
 
-    def __init__(self, settings: Settings, *, count: int, logs: Path | None = None, name: str = "") -> None:
+    def __init__(self, crew: list[Settings], *, logs: Path | None = None, name: str = "") -> None:
         # Random too: containers may share a host's name and have equal pids, and a name owns its leases.
         base = name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self._logs = logs
         self.workers = [
             Worker(replace(settings, worker_name=f"w{n}@{base}"), logs / f"worker-{n}.log" if logs else None)
-            for n in range(count)
+            for n, settings in enumerate(crew)
         ]
 
     def start(self) -> None:

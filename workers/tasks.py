@@ -11,6 +11,7 @@ from schemas.message import ShardMessage
 from schemas.queues import task_name
 from schemas.rows import Modality
 from schemas.settings import Settings
+from workers.model_shelf import ModelShelf
 from workers.runtime import Runtime, build_runtime
 
 logger = logging.getLogger(__name__)
@@ -21,16 +22,17 @@ class ShardTask(Task):  # type: ignore[type-arg]  # Task is not generic at run t
 
     Request = "workers.request:AcknowledgingRequest"
     settings: Settings
+    shelf: ModelShelf
 
     @cached_property
     def runtime(self) -> Runtime:
-        return build_runtime(self.settings)
+        return build_runtime(self.settings, self.shelf)
 
 
-def register(app: Celery, settings: Settings) -> None:
+def register(app: Celery, settings: Settings, shelf: ModelShelf) -> None:
     """Give `app` one task for each modality; they differ in nothing but the name that Flower shows."""
     for modality in Modality:
-        base = type("BoundShardTask", (ShardTask,), {"settings": settings, "abstract": True})
+        base = type("BoundShardTask", (ShardTask,), {"settings": settings, "shelf": shelf, "abstract": True})
         app.task(name=task_name(modality), base=base, bind=True)(_work)
 
 

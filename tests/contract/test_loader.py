@@ -1,6 +1,6 @@
 """What every loader does: held by the real one and by its memory twin."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,24 +10,25 @@ from PIL import Image
 from schemas.failures import DEFECT_MESSAGES, Failure, FailureCode, Stage
 from schemas.rows import ManifestRow, Modality
 from tests.bad_images import encoded, photo
-from workers.fetch import Fetcher
-from workers.loading import Loaded, Loader, MediaLoader, ScriptedLoader
+from tests.media_loader import media_loader
+from workers.loading import Loaded, Loader, ScriptedLoader, Segment, Segments
 
 #: Makes a loader that finds the given pictures by their rows' ids, "<id>.png" being their uris.
 MakeLoader = Callable[[dict[str, Image.Image]], Loader]
 
 
 @pytest.fixture(params=["media", "scripted"])
-def make_loader(request: pytest.FixtureRequest, tmp_path: Path) -> MakeLoader:
+def make_loader(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeLoader]:
     def media(pictures: dict[str, Image.Image]) -> Loader:
         for name, picture in pictures.items():
             (tmp_path / f"{name}.png").write_bytes(encoded(picture, "PNG"))
-        return MediaLoader(Fetcher(str(tmp_path), (str(tmp_path),), 2**20), max_pixels=10**6)
+        return real
 
     def scripted(pictures: dict[str, Image.Image]) -> Loader:
         return ScriptedLoader({name: Loaded(image=picture) for name, picture in pictures.items()})
 
-    return media if request.param == "media" else scripted
+    with media_loader(tmp_path) as real:
+        yield media if request.param == "media" else scripted
 
 
 def row(name: str, modality: Modality = Modality.IMAGE, **fields: object) -> ManifestRow:
@@ -35,22 +36,29 @@ def row(name: str, modality: Modality = Modality.IMAGE, **fields: object) -> Man
     return ManifestRow(**{"id": name, "line": 1, "modality": modality, "uri": uri} | fields)  # type: ignore[arg-type]
 
 
+def only_input(outcome: Segments | Failure) -> Loaded:
+    """What a row is fed as that is one segment of one input."""
+    assert not isinstance(outcome, Failure)
+    [segment] = outcome
+    [item] = segment.inputs
+    return item
+
+
 def test_a_text_is_loaded_as_it_is(make_loader: MakeLoader) -> None:
     """White space, control characters and what looks like a location are kept."""
     text = "  a\r\nb\t./a.png "
 
-    assert make_loader({}).load(row("1", Modality.TEXT, text=text)) == Loaded(text=text)
+    assert make_loader({}).load(row("1", Modality.TEXT, text=text)) == (Segment(inputs=(Loaded(text=text),)),)
 
 
 def test_an_image_is_loaded_as_rgb(make_loader: MakeLoader) -> None:
     """An image row has an image, pixel by pixel, and no text."""
-    outcome = make_loader({"1": photo()}).load(row("1"))
+    item = only_input(make_loader({"1": photo()}).load(row("1")))
 
-    assert isinstance(outcome, Loaded)
-    assert outcome.text is None
-    assert outcome.image is not None
-    assert outcome.image.mode == "RGB"
-    assert outcome.image.tobytes() == photo().tobytes()
+    assert item.text is None
+    assert item.image is not None
+    assert item.image.mode == "RGB"
+    assert item.image.tobytes() == photo().tobytes()
 
 
 def test_a_missing_image_is_a_failure(make_loader: MakeLoader) -> None:
@@ -69,10 +77,9 @@ def test_a_defect_is_a_failure_of_parsing(make_loader: MakeLoader, code: Failure
     assert outcome == Failure(code=code, stage=Stage.PARSE, message=DEFECT_MESSAGES[code])
 
 
-@pytest.mark.parametrize("modality", [Modality.AUDIO, Modality.VIDEO, Modality.MIXED])
-def test_another_modality_is_a_failure(make_loader: MakeLoader, modality: Modality) -> None:
-    """What no loader can load yet is told by its code."""
-    outcome = make_loader({"1": photo()}).load(row("1", modality))
+def test_a_mixed_row_without_parts_is_a_failure(make_loader: MakeLoader) -> None:
+    """Nothing is made up for it."""
+    outcome = make_loader({"1": photo()}).load(row("1", Modality.MIXED))
 
     assert isinstance(outcome, Failure)
     assert outcome.code is FailureCode.MODALITY_UNSUPPORTED
@@ -95,6 +102,6 @@ def test_many_threads_load_at_once(make_loader: MakeLoader) -> None:
         outcomes = list(pool.map(loader.load, [row(name) for name in pictures] * 4))
 
     for outcome, picture in zip(outcomes, list(pictures.values()) * 4, strict=True):
-        assert isinstance(outcome, Loaded)
-        assert outcome.image is not None
-        assert outcome.image.tobytes() == picture.tobytes()
+        image = only_input(outcome).image
+        assert image is not None
+        assert image.tobytes() == picture.tobytes()

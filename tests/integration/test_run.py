@@ -20,7 +20,7 @@ def vectors_of(out: Path) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for _, key, _ in published_shards(store):
         _, ids, vectors, _ = read_shard(store, key)
-        for item, vector in zip(ids, vectors, strict=True):
+        for item, vector in zip(ids, vectors["embedding"], strict=True):
             assert item not in found
             found[item] = vector
     return found

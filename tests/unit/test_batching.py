@@ -10,8 +10,9 @@ import pytest
 
 from schemas.errors import WorkerUnfit
 from schemas.failures import MESSAGE_LIMIT, Failure, FailureCode, Stage
+from schemas.recipe import Recipe
 from workers.batching import Cancelled, TokenBudget, encode_batches, fill_batches
-from workers.encoder import OutOfMemory
+from workers.encoder import Length, OutOfMemory
 from workers.loading import Loaded
 
 DIM = 4
@@ -29,11 +30,14 @@ class ScriptedEncoder:
         self.threads: dict[str, set[int]] = {"lengths": set(), "preprocess": set(), "forward": set()}
         self.on_forward: Callable[[list[str]], None] = lambda texts: None
 
-    def lengths(self, items: Sequence[Loaded]) -> list[int]:
+    def told(self, recipe: Recipe) -> "ScriptedEncoder":
+        return self
+
+    def lengths(self, items: Sequence[Loaded]) -> list[Length]:
         self.threads["lengths"].add(threading.get_ident())
         texts = [item.text or "" for item in items]
         self._raise(texts, "lengths", ValueError)
-        return [len(text) for text in texts]
+        return [Length(len(text)) for text in texts]
 
     def preprocess(self, items: Sequence[Loaded]) -> list[str]:
         self.threads["preprocess"].add(threading.get_ident())
@@ -157,12 +161,11 @@ def test_equal_items_each_have_a_vector() -> None:
 
 
 def test_one_thread_preprocesses_and_the_caller_computes() -> None:
-    """Tokenizers are not safe to share: measuring and preprocessing have one thread, the model has the caller's."""
+    """Tokenizers are not safe to share: what is measured before is preprocessed by one thread; the model has ours."""
     encoder = ScriptedEncoder()
 
     encode(encoder, texts(100))
 
-    assert encoder.threads["lengths"] == encoder.threads["preprocess"]
     assert len(encoder.threads["preprocess"]) == 1
     assert encoder.threads["forward"] == {threading.get_ident()}
 

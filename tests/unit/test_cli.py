@@ -49,7 +49,7 @@ def test_every_option_says_what_it_is_for() -> None:
     commands = dict(group.commands)  # type: ignore[attr-defined]  # a group has them
     commands |= {f"models {name}": command for name, command in commands.pop("models").commands.items()}
 
-    assert len(commands) == 13
+    assert len(commands) == 14
     for name, command in commands.items():
         assert command.help, name
         assert "embedmill" in command.help, f"{name} shows no example"
@@ -74,9 +74,27 @@ def test_models_are_listed_and_shown() -> None:
     listed = json.loads(embedmill("models", "list", "--json").stdout)
     shown = json.loads(embedmill("models", "show", "minilm", "--json").stdout)
 
-    assert {model["name"] for model in listed} == {"minilm", "demo", "hash"}
+    assert {"minilm", "demo", "hash", "sounds", "qwen3-vl-embedding-2b"} <= {model["name"] for model in listed}
     assert (shown["dim"], shown["modalities"], shown["max_tokens"]) == (384, ["text"], 256)
     assert "384" in embedmill("models", "show", "demo").stdout
+
+
+def test_a_card_says_what_device_its_model_needs_and_why() -> None:
+    """Before a file of it is here."""
+    told = json.loads(embedmill("models", "show", "qwen3-vl-embedding-8b", "--json").stdout)
+    said = embedmill("models", "show", "qwen3-vl-embedding-8b").stdout
+
+    assert told["size"] == "gpu24"
+    assert "8.14 B parameters in bfloat16" in told["size_reason"]
+    assert "a GPU of 24 GiB (gpu24)" in said
+
+
+def test_a_folder_is_inspected_without_its_weights() -> None:
+    """What it takes, and that its tokenizer can be built here."""
+    done = embedmill("models", "inspect", "minilm")
+
+    assert done.returncode == 0
+    assert "it can be fed on this machine" in done.stdout
 
 
 def test_doctor_names_a_fix_for_what_is_wrong(tmp_path: Path) -> None:

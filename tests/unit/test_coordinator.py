@@ -66,6 +66,7 @@ class Mill:
             model="hash",
             rows_planned=len(rows),
             rows_ok=len(rows),
+            vectors=len(rows),
             failures={},
             content_sha256="",
             worker="w",
@@ -77,7 +78,8 @@ class Mill:
         output = ShardOutput(
             footer=footer,
             ids=ids,
-            vectors=np.ones((len(rows), 16), np.float32),
+            vectors={"embedding": np.ones((len(rows), 16), np.float32)},
+            usage={},
             kept=kept,
             failures=FAILURES_SCHEMA.empty_table(),
         )

@@ -36,7 +36,7 @@ def test_rows_keep_their_vectors_ids_and_columns() -> None:
     assert outcome == "published"
     assert ids == sorted(row.id for row in text_rows(300))
     assert table["label"].to_pylist() == [f"k{n}" for n in range(300)]
-    for n, vector in enumerate(vectors):
+    for n, vector in enumerate(vectors["embedding"]):
         np.testing.assert_array_equal(vector, expected_vector(f"text number {n}".encode(), DIGEST, 16))
     assert (footer.rows_planned, footer.rows_ok, footer.failures) == (300, 300, {})
 

@@ -1,9 +1,13 @@
 """Fetching: what is read, what is refused, and that nothing hangs, leaks or leads out of the roots."""
 
 import contextlib
+import hashlib
+import io
 import os
+import re
 import resource
 import socket
+import tarfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import WorkerUnfit
+from schemas.errors import NotAllowed, Refused, WorkerUnfit
 from schemas.failures import Failure, FailureCode, Stage
-from workers.fetch import Fetcher
+from workers.fetch import Fetcher, FetchRules
 
 MAX_BYTES = 1000
 
@@ -31,7 +35,11 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def fetcher(root: Path) -> Fetcher:
-    return Fetcher(str(root), (str(root),), MAX_BYTES)
+    return reader(str(root), (str(root),))
+
+
+def reader(base: str, roots: tuple[str, ...]) -> Fetcher:
+    return Fetcher(FetchRules(base=base, roots=roots, max_bytes=MAX_BYTES))
 
 
 def code_of(outcome: bytes | Failure) -> FailureCode:
@@ -53,7 +61,7 @@ def test_an_absolute_path_below_a_root_is_read(fetcher: Fetcher, root: Path) -> 
 
 def test_the_base_alone_allows_nothing(root: Path) -> None:
     """A base that lies below no root is not read from."""
-    assert code_of(Fetcher(str(root), (), MAX_BYTES).fetch("a.png")) is FailureCode.OUTSIDE_ROOT
+    assert code_of(reader(str(root), ()).fetch("a.png")) is FailureCode.OUTSIDE_ROOT
 
 
 def test_without_a_base_a_relative_uri_is_not_read_from_the_working_folder(
@@ -62,15 +70,15 @@ def test_without_a_base_a_relative_uri_is_not_read_from_the_working_folder(
     """A job without a base reads no relative uri, wherever its worker was started."""
     monkeypatch.chdir(root)
 
-    assert code_of(Fetcher("", (str(root),), MAX_BYTES).fetch("a.png")) is FailureCode.OUTSIDE_ROOT
+    assert code_of(reader("", (str(root),)).fetch("a.png")) is FailureCode.OUTSIDE_ROOT
 
 
 def test_a_root_reached_through_a_link_is_the_folder_it_leads_to(root: Path, tmp_path: Path) -> None:
     """Roots and absolute uris may both be written by way of a link."""
     (tmp_path / "alias").symlink_to(root)
 
-    assert Fetcher("", (str(root),), MAX_BYTES).fetch(str(tmp_path / "alias" / "a.png")) == b"inside"
-    assert Fetcher("", (str(tmp_path / "alias"),), MAX_BYTES).fetch(str(root / "a.png")) == b"inside"
+    assert reader("", (str(root),)).fetch(str(tmp_path / "alias" / "a.png")) == b"inside"
+    assert reader("", (str(tmp_path / "alias"),)).fetch(str(root / "a.png")) == b"inside"
 
 
 def test_a_way_around_that_ends_inside_is_inside(fetcher: Fetcher, root: Path) -> None:
@@ -120,9 +128,11 @@ def test_a_name_with_a_colon_is_written_with_its_folder(fetcher: Fetcher, root: 
         ("file:a.png", FailureCode.URI_SCHEME),
         ("FILE:a.png", FailureCode.URI_SCHEME),
         ("http://127.0.0.1:9/a.png", FailureCode.URI_SCHEME),
-        ("https://example.org/a.png", FailureCode.URI_SCHEME),
+        ("https://127.0.0.1:9/a.png", FailureCode.ADDRESS_FORBIDDEN),
         ("ftp://example.org/a.png", FailureCode.URI_SCHEME),
-        ("gs://bucket/a.png", FailureCode.URI_SCHEME),
+        ("gs://bucket/a.png", FailureCode.OUTSIDE_ROOT),
+        ("az://container/a.png", FailureCode.OUTSIDE_ROOT),
+        ("abfs://container/a.png", FailureCode.URI_SCHEME),
         ("data:image/png;base64,iVBORw0KGgo=", FailureCode.URI_SCHEME),
         ("zip://a.png::file:///etc/passwd", FailureCode.URI_SCHEME),
         ("a.png::s3://bucket/key", FailureCode.URI_SCHEME),
@@ -181,7 +191,7 @@ def test_pipes_sockets_and_devices_do_not_hang(fetcher: Fetcher, root: Path, mon
 
     assert code_of(fetcher.fetch("pipe.png")) is FailureCode.NOT_A_FILE
     assert code_of(fetcher.fetch("socket.png")) is FailureCode.NOT_A_FILE
-    assert code_of(Fetcher("", ("/dev",), MAX_BYTES).fetch("/dev/zero")) is FailureCode.NOT_A_FILE
+    assert code_of(reader("", ("/dev",)).fetch("/dev/zero")) is FailureCode.NOT_A_FILE
 
 
 def test_a_file_without_permission_is_a_failure(fetcher: Fetcher, root: Path) -> None:
@@ -235,7 +245,7 @@ def test_a_swap_during_the_walk_never_leads_out(root: Path) -> None:
     outside = root.parent / "outside"
     outside.mkdir()
     (outside / "b.png").write_bytes(b"secret")
-    fetcher, stop = Fetcher(str(root), (str(root),), MAX_BYTES), threading.Event()
+    fetcher, stop = reader(str(root), (str(root),)), threading.Event()
 
     def swap() -> None:
         while not stop.is_set():
@@ -273,6 +283,32 @@ def test_messages_name_the_place_but_no_secret_and_no_content(fetcher: Fetcher, 
     assert large.message == f"1600 bytes, over the limit of 1000: {root}/big.png"
 
 
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://canary:canary@127.0.0.1/a.png",
+        "https://127.0.0.1/a b.png?sig=canary",
+        "https://127.0.0.1/a.png?x=1 y&sig=canary",
+        "http://127.0.0.1/?canary",
+        "http:canary:canary@host/a",
+        "ftp://canary:canary@host/a",
+        "data:text/plain,canary",
+        "DATA:canary",
+        "s3://canary:canary@bucket/a",
+        "reference::https://canary:canary@host/?canary",
+        "a.tar::https://host/?canary",
+        "https://127.0.0.1/a.tar::b?sig=canary#canary",
+        "./sub/https://canary:canary@host/?canary",
+    ],
+)
+def test_no_failure_tells_user_info_queries_or_inline_data(fetcher: Fetcher, uri: str) -> None:
+    """Whatever is wrong with a uri, what may be secret in it is left out."""
+    outcome = fetcher.fetch(uri)
+
+    assert isinstance(outcome, Failure)
+    assert "canary" not in outcome.message
+
+
 class Bucket(ThreadingHTTPServer):
     """As much of S3 as a GET needs, with faults to order."""
 
@@ -284,6 +320,7 @@ class Bucket(ThreadingHTTPServer):
         self.faults: dict[str, list[int]] = {}  # statuses that a path answers with first
         self.sizes: dict[str, int] = {}  # sizes that a path only claims to have
         self.requests: list[str] = []
+        self.sent = 0  # bytes of ranges
 
 
 class _Get(BaseHTTPRequestHandler):
@@ -295,12 +332,24 @@ class _Get(BaseHTTPRequestHandler):
         faults = bucket.faults.get(path, [])
         status = faults.pop(0) if faults else 200 if path in bucket.objects else 404
         body = bucket.objects[path] if status == 200 else b"<Error><AWSAccessKeyId>AKIACANARY</AWSAccessKeyId></Error>"
-        self.send_response(status)
-        self.send_header("ETag", '"1"')
+        e_tag = f'"{hashlib.sha256(body).hexdigest()}"'
+        if status == 200 and self.headers.get("If-Match", e_tag) != e_tag:
+            status, body = 412, b""
+        span = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        self.send_response(206 if span and status == 200 else status)
+        if span and status == 200:
+            first, last = int(span[1]), min(int(span[2]), len(body) - 1)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(body)}")
+            body = body[first : last + 1]
+            bucket.sent += len(body)
+        self.send_header("ETag", e_tag)
         self.send_header("Last-Modified", "Wed, 12 Oct 2022 17:50:00 GMT")
         self.send_header("Content-Length", str(bucket.sizes.get(path, len(body))))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the parameter's name in the base class
         """Tests are quiet."""
@@ -324,7 +373,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
 
 @pytest.fixture
 def remote(bucket: Bucket) -> Fetcher:
-    return Fetcher("s3://pictures/set", ("s3://pictures/set/",), MAX_BYTES)
+    return reader("s3://pictures/set", ("s3://pictures/set/",))
 
 
 @pytest.mark.parametrize("uri", ["a.png", "./a.png", "s3://pictures/set/a.png"])
@@ -407,3 +456,92 @@ def test_a_body_that_breaks_off_is_never_taken_for_the_object(remote: Fetcher, b
     bucket.sizes["/pictures/set/a.png"] = 8
 
     assert code_of(remote.fetch("a.png")) is FailureCode.FETCH_FAILED
+
+
+def tar(members: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as made:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            made.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+def test_a_member_of_an_object_is_read_by_its_range(remote: Fetcher, bucket: Bucket) -> None:
+    """The headers are read once; then each member is one request of its own bytes."""
+    bucket.objects["/pictures/set/a.tar"] = tar({f"{n}.png": bytes([n]) * 500 for n in range(50)})
+
+    outcomes = [remote.fetch(f"a.tar::{n}.png") for n in range(50)]
+
+    assert outcomes == [bytes([n]) * 500 for n in range(50)]
+    assert len(bucket.requests) == 1 + 1 + 50  # size, headers, members
+    assert bucket.sent == len(bucket.objects["/pictures/set/a.tar"]) + 50 * 500
+
+
+def test_an_object_written_anew_is_indexed_anew(remote: Fetcher, bucket: Bucket) -> None:
+    """A range of another version is never taken for the member."""
+    bucket.objects["/pictures/set/a.tar"] = tar({"a": b"first", "b": b"gone"})
+    first = remote.fetch("s3://pictures/set/a.tar::a")
+
+    bucket.objects["/pictures/set/a.tar"] = tar({"c": b"x" * 600, "a": b"second"})
+
+    assert (first, remote.fetch("a.tar::a")) == (b"first", b"second")
+    assert code_of(remote.fetch("a.tar::b")) is FailureCode.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("uri", "code"),
+    [
+        ("missing.tar::a", FailureCode.NOT_FOUND),
+        ("a.tar::b", FailureCode.NOT_FOUND),
+        ("a.tar::large", FailureCode.FILE_TOO_LARGE),
+        ("a.tar::none", FailureCode.FILE_EMPTY),
+        ("noise.tar::a", FailureCode.FETCH_FAILED),
+        ("cut.tar::large", FailureCode.FILE_TOO_LARGE),
+        ("cut.tar::small", FailureCode.FETCH_FAILED),
+        ("empty.tar::a", FailureCode.NOT_FOUND),
+        ("../other/a.tar::a", FailureCode.OUTSIDE_ROOT),
+        ("s3://elsewhere/a.tar::a", FailureCode.OUTSIDE_ROOT),
+    ],
+)
+def test_a_member_of_an_object_that_cannot_be_read_is_a_failure(
+    remote: Fetcher, bucket: Bucket, uri: str, code: FailureCode
+) -> None:
+    """Archives in a store are held to the rules of those in folders."""
+    whole = tar({"none": b"", "large": bytes(MAX_BYTES + 1)})
+    bucket.objects |= {
+        "/pictures/set/a.tar": whole,
+        "/pictures/set/cut.tar": whole[:2048] + tar({"small": b"x" * 900})[:600],
+        "/pictures/set/noise.tar": b"noise" * 999,
+        "/pictures/set/empty.tar": b"",
+    }
+
+    assert code_of(remote.fetch(uri)) is code
+
+
+def test_google_and_azure_are_opened_as_roots_only(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gs:// and az:// are prefixes like s3://; nothing is asked of a store for a uri outside them."""
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+    fetcher = reader("gs://pictures/set", ("gs://pictures/set", "az://container/set", str(root)))
+
+    for outside in ("../a.png", "gs://pictures/a.png", "gs://other/set/a.png", "az://container/a.png", "s3://set/a"):
+        assert code_of(fetcher.fetch(outside)) is FailureCode.OUTSIDE_ROOT, outside
+    assert code_of(fetcher.fetch("folder/")) is FailureCode.NOT_A_FILE
+    assert code_of(fetcher.fetch("az://container/set/")) is FailureCode.NOT_A_FILE
+    assert code_of(fetcher.fetch("GS://pictures/set/a.png")) is FailureCode.URI_SCHEME
+    assert fetcher.fetch(f"{root}/a.png") == b"inside"
+
+
+def test_a_store_that_this_process_cannot_open_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker without the account of a job's media must not fail the job's rows."""
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+
+    with pytest.raises(NotAllowed, match=r"az://container cannot be opened by this worker.*AZURE_"):
+        reader("", ("az://container/set",))
+
+
+def test_a_root_of_an_unknown_kind_is_refused() -> None:
+    """What no fetch could ever read is no root."""
+    with pytest.raises(Refused, match="ftp://host"):
+        reader("", ("ftp://host/set",))

@@ -10,8 +10,8 @@ from PIL import Image
 from schemas.failures import Failure, FailureCode, Stage
 from schemas.rows import ManifestRow, Modality
 from tests.bad_images import bad_images, good_images, write_images
-from workers.fetch import Fetcher
-from workers.loading import Loaded, MediaLoader, ScriptedLoader, load_all
+from tests.media_loader import media_loader
+from workers.loading import Loaded, ScriptedLoader, Segment, Segments, load_all
 
 
 def image_row(number: int, uri: str = "x.png") -> ManifestRow:
@@ -36,7 +36,9 @@ class Counting:
         self.gate = threading.Event()
         self.gate.set()
 
-    def load(self, row: ManifestRow) -> Loaded | Failure:
+    def close(self) -> None: ...
+
+    def load(self, row: ManifestRow) -> Segments | Failure:
         with self._lock:
             self.started += 1
         self.gate.wait(timeout=60)
@@ -53,10 +55,10 @@ def test_every_row_of_the_corpus_has_the_outcome_that_it_must_have(tmp_path: Pat
     folder.mkdir()
     samples = [sample for pair in zip(bad_images(), good_images(), strict=False) for sample in pair]
     write_images(folder, samples)
-    loader = MediaLoader(Fetcher(str(folder), (str(folder),), 64 * 2**20), max_pixels=50_000_000)
     rows = [image_row(i, sample.name) for i, sample in enumerate(samples)]
 
-    outcomes = [outcome for _, outcome in load_all(loader, rows, 2)]
+    with media_loader(folder) as loader:
+        outcomes = [outcome for _, outcome in load_all(loader, rows, 2)]
 
     codes = [outcome.code if isinstance(outcome, Failure) else None for outcome in outcomes]
     assert codes == [sample.code for sample in samples]
@@ -71,8 +73,9 @@ def test_outcomes_come_in_the_order_of_the_rows(threads: int) -> None:
 
     assert [i for i, _ in outcomes] == list(range(50))
     for i, outcome in outcomes:
-        assert isinstance(outcome, Loaded)
-        assert (outcome.text == f"text {i}") if i % 3 == 0 else (outcome.image and outcome.image.width == i + 1)
+        assert not isinstance(outcome, Failure)
+        [item] = outcome[0].inputs
+        assert (item.text == f"text {i}") if i % 3 == 0 else (item.image and item.image.width == i + 1)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5])
@@ -135,10 +138,12 @@ def test_what_a_loader_raises_is_raised_in_its_rows_turn() -> None:
     """A broken promise is not swallowed, and not told before the rows in front of it."""
 
     class Broken:
-        def load(self, row: ManifestRow) -> Loaded | Failure:
+        def close(self) -> None: ...
+
+        def load(self, row: ManifestRow) -> Segments | Failure:
             if row.id == "row-2":
                 raise MemoryError("no more")
-            return Loaded(text=row.id)
+            return (Segment(inputs=(Loaded(text=row.id),)),)
 
     outcomes = load_all(Broken(), [image_row(i) for i in range(5)], 2)
 
@@ -151,18 +156,17 @@ def test_what_a_loader_raises_is_raised_in_its_rows_turn() -> None:
 def test_a_text_that_is_a_path_stays_a_text(tmp_path: Path) -> None:
     """No text is ever taken for a location, even of a file that exists."""
     (tmp_path / "a.png").write_bytes(b"never read")
-    loader = MediaLoader(Fetcher(str(tmp_path), (str(tmp_path),), 100), max_pixels=100)
-
     for text in ("a.png", str(tmp_path / "a.png"), "https://example.org/a.png"):
         row = ManifestRow(id="1", line=1, modality=Modality.TEXT, text=text)
-        assert loader.load(row) == Loaded(text=text)
+
+        with media_loader(tmp_path) as loader:
+            assert loader.load(row) == (Segment(inputs=(Loaded(text=text),)),)
 
 
 def test_an_image_without_a_uri_is_a_failure(tmp_path: Path) -> None:
     """A media row without a location fails by itself."""
-    loader = MediaLoader(Fetcher(str(tmp_path), (str(tmp_path),), 100), max_pixels=100)
-
-    outcome = loader.load(ManifestRow(id="1", line=1, modality=Modality.IMAGE))
+    with media_loader(tmp_path) as loader:
+        outcome = loader.load(ManifestRow(id="1", line=1, modality=Modality.IMAGE))
 
     assert isinstance(outcome, Failure)
     assert (outcome.code, outcome.stage) == (FailureCode.URI_EMPTY, Stage.FETCH)

@@ -16,6 +16,7 @@ import pytest
 from schemas.errors import ModelError, WorkerUnfit
 from schemas.model_cards import Family
 from schemas.rows import Modality
+from storage.model_catalog import KnownModel
 from storage.model_digest import folder_digest
 from storage.model_files import (
     demo_path,
@@ -104,6 +105,11 @@ def refusal(name: object, **options: Any) -> str:
     return str(caught.value)
 
 
+def packaged() -> list[KnownModel]:
+    """The models whose files come with packages, and not from the hub."""
+    return [known for known in describe_models() if not known.repository]
+
+
 def hub_cache(folder: Path) -> Path:
     """A cache of the hub that holds org/name, as its library lays it out."""
     repository = folder / "models--org--name"
@@ -153,8 +159,8 @@ def test_the_default_cache_is_the_users(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_described_models_resolve_as_described() -> None:
-    """`models list` says of each model what its card says."""
-    for known in describe_models():
+    """`models list` says of each packaged model what its card says."""
+    for known in packaged():
         card = resolve_model(known.name).card
 
         assert (known.family, known.dim, known.modalities, known.params) == (
@@ -167,7 +173,7 @@ def test_described_models_resolve_as_described() -> None:
 
 def test_digests_of_the_short_names_differ() -> None:
     """Each model is a space of its own."""
-    assert len({resolve_model(known.name).card.digest for known in describe_models()}) == 3
+    assert len({resolve_model(known.name).card.digest for known in packaged()}) == 4
 
 
 def test_resolving_loads_no_model_library() -> None:
@@ -404,36 +410,37 @@ def test_modules_outside_the_folder_are_refused(tmp_path: Path) -> None:
     assert "leads out of the folder" in refusal(folder)
 
 
-@pytest.mark.parametrize("kind", ["CrossEncoder", "SparseEncoder", "MultiVectorEncoder"])
+@pytest.mark.parametrize("kind", ["SparseEncoder", "MultiVectorEncoder"])
 def test_other_kinds_of_models_are_named(tmp_path: Path, kind: str) -> None:
-    """A reranker or a sparse encoder is no embedding model, and is said to be what it is."""
+    """A model of sparse vectors, or of many vectors a row, is said to be what it is."""
     write_json(sentence_transformer(tmp_path) / "config_sentence_transformers.json", {"model_type": kind})
 
     message = refusal(tmp_path)
 
-    assert kind in message
-    assert "this version embeds with text, CLIP and SigLIP models" in message
+    assert f"it is a {kind}" in message
+    assert "give a model of" in message
 
 
 @pytest.mark.parametrize(
     "config",
     [
-        {"model_type": "qwen3_vl", "text_config": {}, "vision_config": {}},
-        {"model_type": "clap", "text_config": {}, "audio_config": {}},
         {"model_type": "vit", "hidden_size": 8, "image_size": 32},
-        {"model_type": "qwen2_5_omni_thinker", "vocab_size": 9, "audio_config": {}, "vision_config": {}},
+        {"model_type": "whisper", "d_model": 8},
+        {"model_type": "git", "vocab_size": 9, "vision_config": {}},
     ],
 )
 def test_other_architectures_are_named(tmp_path: Path, config: dict[str, Any]) -> None:
-    """Models of sounds, films, or pictures alone are said to be what they are."""
+    """Models of pictures or sounds alone, which no text could be compared with, are said to be what they are."""
     assert f"it is a {config['model_type']} model" in refusal(plain(tmp_path, config))
 
 
-def test_a_plain_reranker_is_refused(tmp_path: Path) -> None:
-    """Rerankers from before sentence-transformers wrote their kind down are known by their architecture."""
-    plain(tmp_path, TEXT | {"architectures": ["BertForSequenceClassification"]})
+@pytest.mark.parametrize("kind", ["qwen3_vl", "qwen2_5_omni_thinker"])
+def test_a_chat_model_needs_its_head(tmp_path: Path, kind: str) -> None:
+    """What a model that writes text is pooled to is written in modules.json; without it nobody can know."""
+    message = refusal(plain(tmp_path, {"model_type": kind, "text_config": {"hidden_size": 8}}))
 
-    assert "BertForSequenceClassification, a classifier or reranker" in refusal(tmp_path)
+    assert f"it is a {kind} model without an embedding or score head" in message
+    assert 'Pooling("lasttoken")' in message
 
 
 def test_an_adapter_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Parsing records: what becomes a row, what a row with a defect, and what is rejected, with its reason."""
 
+import csv
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from producer.parsing import RowParser, kept_columns, require_columns
 from schemas.errors import ManifestError, Refused
 from schemas.failures import MESSAGE_LIMIT, FailureCode, Reject, RejectCode
 from schemas.job import KeptColumn
-from schemas.rows import ManifestRow, Modality
+from schemas.rows import ManifestRow, Modality, Part
 
 PARSER = RowParser(supported=(Modality.TEXT, Modality.IMAGE), max_chars=100)
 
@@ -102,7 +104,11 @@ def test_the_id_column_may_have_another_name() -> None:
         ({"uri": "s3://b/a.webp", "modality": ""}, "image", None, "s3://b/a.webp"),
         ({"uri": "a.wav", "modality": None}, "audio", None, "a.wav"),
         ({"uri": "a", "modality": "image"}, "image", None, "a"),
-        ({"uri": "a.png", "text": "x"}, "mixed", "x", "a.png"),
+        ({"uri": "a", "uri_modality": "video"}, "video", None, "a"),
+        ({"uri": "a.wav", "uri_modality": "video", "parts": ""}, "video", None, "a.wav"),
+        ({"uri": "a.png", "text": "x", "parts": []}, "mixed", None, None),
+        ({"uri": "a.png", "text": "x"}, "mixed", None, None),
+        ({"uri": "a.png", "text": "x", "modality": "mixed"}, "mixed", None, None),
         ({"uri": "a.png", "text": "x", "modality": "text"}, "text", "x", None),
         ({"uri": "a.png", "text": "x", "modality": "image"}, "image", None, "a.png"),
         ({"uri": "a.png", "text": 5, "modality": "image"}, "image", None, "a.png"),
@@ -180,8 +186,8 @@ def test_other_modalities_than_asked_for_are_skipped() -> None:
         ({"uri": "a\n.png"}, FailureCode.URI_INVALID, None, None),
         ({"uri": "\ud800.png"}, FailureCode.URI_INVALID, None, None),
         ({"uri": "a.wav"}, FailureCode.MODALITY_UNSUPPORTED, None, "a.wav"),
-        ({"uri": "a.png", "text": "x"}, FailureCode.MODALITY_UNSUPPORTED, "x", "a.png"),
-        ({"uri": "a.png", "text": "\ud800"}, FailureCode.MODALITY_UNSUPPORTED, None, "a.png"),
+        ({"uri": "a.png", "text": "x"}, FailureCode.MODALITY_UNSUPPORTED, None, None),
+        ({"uri": "a.png", "text": "\ud800"}, FailureCode.MODALITY_UNSUPPORTED, None, None),
     ],
 )
 def test_rows_that_can_have_no_vector_carry_their_defect(
@@ -191,6 +197,170 @@ def test_rows_that_can_have_no_vector_carry_their_defect(
     found = row({"id": 1} | record)
 
     assert (found.defect, found.text, found.uri) == (defect, text, uri)
+
+
+# --- mixed rows ---
+
+IMAGE = Part(modality=Modality.IMAGE, uri="a.png")
+VIDEO = Part(modality=Modality.VIDEO, uri="a.mp4")
+AUDIO = Part(modality=Modality.AUDIO, uri="a.wav")
+TEXT = Part(modality=Modality.TEXT, text="x")
+ALL = RowParser(max_chars=100)
+
+
+@pytest.mark.parametrize(
+    ("record", "parts"),
+    [
+        ({"uri": "a.png", "text": "x"}, (IMAGE, TEXT)),
+        ({"uri": "a", "uri_modality": "image", "text": "x"}, (Part(modality=Modality.IMAGE, uri="a"), TEXT)),
+        ({"uri": "a.mp4", "text": "x", "modality": "mixed", "parts": None}, (VIDEO, TEXT)),
+        ({"parts": [{"text": "x"}, {"uri": "a.png"}]}, (IMAGE, TEXT)),
+        ({"parts": [{"text": "x"}, {"uri": "a.wav"}, {"uri": "a.mp4"}, {"uri": "a.png"}]}, (IMAGE, VIDEO, AUDIO, TEXT)),
+        ({"parts": [{"uri": "a.wav"}, {"uri": "a.png"}], "text": "", "uri": None}, (IMAGE, AUDIO)),
+        (
+            {"parts": [{"text": "x", "uri": "", "modality": "text"}, {"uri": "a", "modality": "audio", "text": None}]},
+            (Part(modality=Modality.AUDIO, uri="a"), TEXT),
+        ),
+        ({"parts": '[{"text": "x"}, {"uri": "a.png"}]', "modality": "mixed"}, (IMAGE, TEXT)),
+        ({"parts": [{"text": "x", "weight": 2}, {"uri": "a.png", "modality": ""}], "modality": ""}, (IMAGE, TEXT)),
+    ],
+)
+def test_several_parts_are_one_mixed_row(record: dict[str, Any], parts: tuple[Part, ...]) -> None:
+    """They come from text and uri or from the column parts, and their order in the manifest changes nothing."""
+    found = row({"id": 1} | record, ALL)
+
+    assert found == ManifestRow(id="1", line=7, modality=Modality.MIXED, parts=parts)
+
+
+@pytest.mark.parametrize("part", [{"text": "x"}, {"uri": "a.png"}, {"uri": "a", "modality": "video"}, {"text": " "}])
+def test_a_single_part_is_a_plain_row(part: dict[str, Any]) -> None:
+    """It is the row that the same columns without parts would be."""
+    assert row({"id": 1, "parts": [part], "modality": "mixed"}, ALL) == row({"id": 1} | part, ALL)
+
+
+def test_parts_beside_a_modality_that_is_said_are_none_of_the_row() -> None:
+    """As a text beside the uri of an image is not."""
+    found = row({"id": 1, "modality": "image", "uri": "b.png", "parts": [{"text": "x"}]}, ALL)
+
+    assert (found.modality, found.uri, found.parts) == (Modality.IMAGE, "b.png", ())
+
+
+@pytest.mark.parametrize(
+    ("record", "code", "words"),
+    [
+        ({"parts": 5}, RejectCode.BAD_VALUE, ["parts is a int", "list"]),
+        ({"parts": {"text": "x"}}, RejectCode.BAD_VALUE, ["parts is a dict"]),
+        ({"parts": "x"}, RejectCode.BAD_VALUE, ["parts is not JSON"]),
+        ({"parts": '{"text": "x"}'}, RejectCode.BAD_VALUE, ["parts is a dict"]),
+        ({"parts": []}, RejectCode.NO_CONTENT, ["neither"]),
+        ({"parts": "[]"}, RejectCode.NO_CONTENT, ["neither"]),
+        ({"parts": [{"text": "x"}] * 9}, RejectCode.BAD_VALUE, ["9 parts", "1 to 8"]),
+        ({"parts": [{"text": "x"}, "y"]}, RejectCode.BAD_VALUE, ["part 2 is a str"]),
+        ({"parts": [{"text": "x"}, None]}, RejectCode.BAD_VALUE, ["part 2 is a NoneType"]),
+        ({"parts": [{"uri": "a.png"}, {"uri": "b.jpg"}]}, RejectCode.BAD_VALUE, ["part 2 and part 1", "image"]),
+        ({"parts": [{"text": "x"}, {"text": ""}]}, RejectCode.BAD_VALUE, ["part 2 and part 1", "text"]),
+        ({"parts": [{"text": "x", "uri": "a.png"}]}, RejectCode.BAD_VALUE, ["part 1", "both"]),
+        ({"parts": [{"text": 5}, {"uri": "a.png"}]}, RejectCode.BAD_VALUE, ["part 1", "text is a int"]),
+        ({"parts": [{"text": "x"}, {"uri": 5, "modality": "image"}]}, RejectCode.BAD_VALUE, ["part 2", "uri is a int"]),
+        ({"parts": [{"text": "x"}, {}]}, RejectCode.NO_CONTENT, ["part 2", "neither"]),
+        ({"parts": [{"text": "x"}, {"uri": ""}]}, RejectCode.NO_CONTENT, ["part 2", "neither"]),
+        ({"parts": [{"text": "x"}, {"image": "a.png"}]}, RejectCode.NO_CONTENT, ["part 2", "neither"]),
+        ({"parts": [{"uri": "a.bin"}]}, RejectCode.UNKNOWN_MODALITY, ["part 1", "ending"]),
+        ({"parts": [{"uri": "a", "modality": "film"}]}, RejectCode.UNKNOWN_MODALITY, ["part 1", "'film'"]),
+        ({"parts": [{"uri": "a", "modality": ["x"]}]}, RejectCode.UNKNOWN_MODALITY, ["part 1", "'list'"]),
+        ({"parts": [{"uri": "a", "modality": "mixed"}]}, RejectCode.UNKNOWN_MODALITY, ["part 1", "image, audio or"]),
+        ({"parts": [{"uri": "a.png", "modality": "text"}]}, RejectCode.UNKNOWN_MODALITY, ["part 1", "image, audio or"]),
+        ({"parts": [{"text": "x", "modality": "image"}]}, RejectCode.UNKNOWN_MODALITY, ["part 1", "a text"]),
+        ({"parts": [{"text": "x"}], "text": "y"}, RejectCode.BAD_VALUE, ["parts is filled"]),
+        ({"parts": [{"text": "x"}], "uri": "y.png"}, RejectCode.BAD_VALUE, ["parts is filled"]),
+        ({"uri": "a.bin", "text": "x"}, RejectCode.UNKNOWN_MODALITY, ["ending"]),
+        ({"uri": "a", "uri_modality": "text", "text": "x"}, RejectCode.UNKNOWN_MODALITY, ["uri_modality is text"]),
+        ({"uri": "a", "uri_modality": "film"}, RejectCode.UNKNOWN_MODALITY, ["uri_modality is 'film'"]),
+    ],
+)
+def test_parts_that_make_no_row_are_rejected(record: dict[str, Any], code: RejectCode, words: list[str]) -> None:
+    """The message names the part by its number."""
+    found = reject({"id": "r1"} | record, ALL)
+
+    assert (found.code, found.id) == (code, "r1")
+    assert all(word in found.message for word in words), found.message
+
+
+@pytest.mark.parametrize(
+    ("record", "defect"),
+    [
+        ({"uri": "a.png", "text": " "}, FailureCode.TEXT_EMPTY),
+        ({"uri": "a.png", "text": "\ud800"}, FailureCode.TEXT_SURROGATE),
+        ({"uri": "a\n.png", "text": "x"}, FailureCode.URI_INVALID),
+        ({"modality": "mixed", "uri": "a.png"}, FailureCode.TEXT_EMPTY),
+        ({"modality": "mixed", "text": "x", "uri": ""}, FailureCode.URI_EMPTY),
+        ({"modality": "mixed"}, FailureCode.URI_EMPTY),
+        ({"parts": [{"text": ""}, {"uri": "a.png"}]}, FailureCode.TEXT_EMPTY),
+        ({"parts": [{"text": "\0"}, {"uri": "a.png"}]}, FailureCode.TEXT_NUL),
+        ({"parts": [{"text": "x" * 101}, {"uri": "a.png"}]}, FailureCode.TEXT_TOO_LONG),
+        ({"parts": [{"text": "x"}, {"uri": "", "modality": "audio"}]}, FailureCode.URI_EMPTY),
+        ({"parts": [{"text": ""}, {"uri": " ", "modality": "audio"}]}, FailureCode.URI_EMPTY),
+    ],
+)
+def test_a_part_without_a_vector_is_the_defect_of_its_row(record: dict[str, Any], defect: FailureCode) -> None:
+    """Such a row has no parts: nothing of it can be embedded."""
+    found = row({"id": 1} | record, ALL)
+
+    assert found == ManifestRow(id="1", line=7, modality=Modality.MIXED, defect=defect)
+
+
+@pytest.mark.parametrize(
+    ("supported", "defect"),
+    [
+        ((Modality.MIXED, Modality.TEXT, Modality.IMAGE), None),
+        ((Modality.TEXT, Modality.IMAGE), FailureCode.MODALITY_UNSUPPORTED),
+        ((Modality.MIXED, Modality.TEXT, Modality.AUDIO), FailureCode.MODALITY_UNSUPPORTED),
+    ],
+)
+def test_a_model_must_take_mixed_rows_and_each_part(
+    supported: tuple[Modality, ...], defect: FailureCode | None
+) -> None:
+    """The parts of a row that it does not take are kept for the report of its failure."""
+    found = row({"id": 1, "uri": "a.png", "text": "x"}, RowParser(supported=supported))
+
+    assert (found.defect, found.parts) == (defect, (IMAGE, TEXT))
+
+
+def test_mixed_rows_are_skipped_where_others_are_asked_for() -> None:
+    """A single part counts as what it is."""
+    parser = RowParser(modalities=(Modality.TEXT,))
+
+    assert parser.parse(1, {"id": 1, "text": "x", "uri": "a.png"}) is None
+    assert parser.parse(1, {"id": 1, "parts": [{"uri": "a.png"}]}) is None
+    assert row({"id": 1, "parts": [{"text": "x"}]}, parser).text == "x"
+
+
+def test_every_format_writes_the_same_parts(tmp_path: Path) -> None:
+    """JSONL has lists, Parquet lists of structs, CSV JSON in a string."""
+    rows: list[dict[str, Any]] = [
+        {"id": "1", "text": None, "parts": [{"text": 'a "b"'}, {"uri": "a.png"}]},
+        {"id": "2", "text": None, "parts": [{"uri": "x", "modality": "video"}]},
+        {"id": "3", "text": "x", "parts": None},
+    ]
+    as_text = [row | {"parts": row["parts"] and json.dumps(row["parts"])} for row in rows]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "m.parquet")
+    with (tmp_path / "m.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["id", "text", "parts"])
+        writer.writeheader()
+        writer.writerows(as_text)
+
+    found = {
+        name: [
+            row(record, ALL)
+            for _, record in open_manifest(str(tmp_path / name)).records(ALL.columns)
+            if not isinstance(record, Reject)
+        ]
+        for name in ("m.jsonl", "m.parquet", "m.csv")
+    }
+
+    assert found["m.jsonl"] == found["m.parquet"] == found["m.csv"]
+    assert [row.modality for row in found["m.jsonl"]] == [Modality.MIXED, Modality.VIDEO, Modality.TEXT]
 
 
 # --- kept columns ---
@@ -292,7 +462,7 @@ def test_the_columns_that_parsing_needs_are_known() -> None:
     """So that no other column of a Parquet file is read."""
     parser = RowParser(id_column="key", keep=[KeptColumn(name="a")])
 
-    assert parser.columns == {"key", "modality", "text", "uri", "a"}
+    assert parser.columns == {"key", "modality", "text", "uri", "uri_modality", "parts", "a"}
 
 
 # --- --keep ---
@@ -360,13 +530,21 @@ JSON_VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=5,
 )
+PARTS = st.lists(
+    st.dictionaries(
+        st.sampled_from(["text", "uri", "modality"]),
+        JSON_VALUES | st.sampled_from(["a.png", "a.wav", "x", "image", "audio", "text", "mixed"]),
+    ),
+    max_size=4,
+)
 KEEP = tuple(KeptColumn(name=kind, type=kind) for kind in ("string", "int64", "float64", "bool"))
 
 
 @settings(max_examples=500, deadline=None)
 @given(
     st.dictionaries(
-        st.sampled_from(["id", "modality", "text", "uri", "string", "int64", "float64", "bool"]), JSON_VALUES
+        st.sampled_from(["id", "modality", "text", "uri", "parts", "string", "int64", "float64", "bool"]),
+        JSON_VALUES | PARTS,
     )
 )
 def test_any_record_becomes_a_row_or_a_reject_that_can_be_stored(record: dict[str, Any]) -> None:
@@ -375,8 +553,9 @@ def test_any_record_becomes_a_row_or_a_reject_that_can_be_stored(record: dict[st
 
     if isinstance(found, ManifestRow):
         assert 0 < len(found.id.encode()) <= 512
-        for text in (found.text, found.uri, found.kept[0]):
+        for text in (found.text, found.uri, found.kept[0], *(part.text or part.uri for part in found.parts)):
             assert text is None or str(text).encode() is not None
+        assert bool(found.parts) == (found.modality is Modality.MIXED and found.defect is None)
     else:
         assert isinstance(found, Reject)
         assert found.message.isprintable()

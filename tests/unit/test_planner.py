@@ -18,6 +18,7 @@ from schemas.errors import ManifestError
 from schemas.failures import FailureCode
 from schemas.job import JobSpec, KeptColumn, PlanRecord
 from schemas.model_cards import Family, ModelCard
+from schemas.recipe import Recipe
 from schemas.rows import ManifestRow, Modality
 from storage import layout
 from storage.plans import PlanReader
@@ -67,7 +68,7 @@ class Planned:
         self.heard: list[int] = []
         spec = JobSpec(manifest=str(path), manifest_sha256="", model="hash", model_digest="0" * 64, **arguments)
         manifest = open_manifest(str(path))
-        self.plan, self.sha256 = make_plan(self.store, manifest, spec, CARD, progress=self.heard.append)
+        self.plan, self.sha256 = make_plan(self.store, manifest, spec, CARD, Recipe(), progress=self.heard.append)
         self.reader = PlanReader(self.store, self.plan)
 
     def rows(self) -> list[ManifestRow]:
@@ -266,11 +267,11 @@ def test_costs_are_those_of_the_card() -> None:
         name="p", family=Family.SIGLIP, dim=1, modalities=frozenset(), digest="", max_tokens=100, text_padding=64
     )
 
-    assert row_cost(text, CARD) == 12
+    assert row_cost(text, CARD, Recipe()) == 12
     assert text_cost("x" * 10_000, CARD) == 100
     assert text_cost("x", padded) == 64
-    assert row_cost(image, CARD) == 50
-    assert row_cost(defect, CARD) == 1
+    assert row_cost(image, CARD, Recipe()) == 50
+    assert row_cost(defect, CARD, Recipe()) == 1
 
 
 # --- what is refused ---

@@ -1,0 +1,122 @@
+"""A decoder process: reads media from stdin, writes pixels and samples to stdout, and can do nothing else.
+
+`python -m workers.decode_child MEMORY_BYTES`. Both ways: four bytes of length, a JSON header, then its `bytes` bytes.
+It says {"ready": true, "jailed": ...} once it is locked in, and takes one request at a time from then on.
+"""
+
+import io
+import json
+import struct
+import sys
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import av
+import numpy as np
+import soundfile
+from PIL import Image
+
+from schemas.failures import Failure, FailureCode
+from workers.decode import decode_image
+from workers.decode_audio import decode_sound
+from workers.decode_video import Sampling, decode_film
+from workers.jail import die_with_parent, lock_in
+
+_LENGTH = struct.Struct("<I")
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    die_with_parent()
+    requests, replies = sys.stdin.buffer, sys.stdout.buffer
+    warm_up()
+    jailed = lock_in(int(sys.argv[1]))
+    _reply(replies, {"ready": True, "jailed": jailed}, [])
+    for header, data in _requests(requests):
+        try:
+            told, arrays = _decoded(header, data)
+        except MemoryError:
+            told, arrays = {"memory": True}, []
+        except Exception as err:  # noqa: BLE001  # hostile bytes make a library raise anything; the row is told
+            message = f"the medium is truncated or corrupt ({type(err).__name__})"
+            told, arrays = {"failure": {"code": FailureCode.DECODE_FAILED, "message": message}}, []
+        _reply(replies, told, arrays)
+
+
+def _requests(stream: BinaryIO) -> Iterator[tuple[dict[str, Any], bytes]]:
+    while len(prefix := stream.read(_LENGTH.size)) == _LENGTH.size:
+        header = json.loads(stream.read(*_LENGTH.unpack(prefix)))
+        yield header, stream.read(header["bytes"])
+
+
+def _reply(stream: BinaryIO, told: dict[str, Any], arrays: list[np.ndarray]) -> None:
+    raw = [np.ascontiguousarray(array) for array in arrays]
+    told["arrays"] = [{"shape": array.shape, "dtype": str(array.dtype)} for array in raw]
+    header = json.dumps(told).encode()
+    stream.write(_LENGTH.pack(len(header)) + header)
+    for array in raw:
+        stream.write(array.reshape(-1).view(np.uint8).data)
+    stream.flush()
+
+
+def _decoded(header: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[np.ndarray]]:
+    kind, limits = header["kind"], header["limits"]
+    if kind == "image":
+        image = decode_image(data, max_pixels=limits["max_pixels"])
+        return _failed(image) if isinstance(image, Failure) else ({}, [np.asarray(image)])
+    if kind == "sound":
+        del limits["max_pixels"]
+        sound = decode_sound(data, rate=header["rate"], **limits)
+        return _failed(sound) if isinstance(sound, Failure) else ({"seconds_in": sound.seconds_in}, [sound.samples])
+    films = decode_film(data, Sampling(**header["sampling"]), **limits)
+    if isinstance(films, Failure):
+        return _failed(films)
+    names = ("times_s", "fps", "start_s", "end_s", "frames_in", "seconds_in")
+    told = [{name: getattr(film, name) for name in names} for film in films]
+    return {"films": told}, [film.frames for film in films]
+
+
+def _failed(failure: Failure) -> tuple[dict[str, Any], list[np.ndarray]]:
+    return {"failure": {"code": failure.code, "message": failure.message}}, []
+
+
+def warm_up() -> None:
+    """Decode one medium of each kind: what is imported and opened at first use is so now, and not in the jail."""
+    av.logging.set_level(None)
+    picture = Image.new("RGBA", (16, 16), "red")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for form in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"):
+        sink = io.BytesIO()
+        picture.convert("RGB").save(sink, form, exif=exif)
+        decode_image(sink.getvalue(), max_pixels=10**6)
+    tone = np.sin(np.arange(4_800, dtype=np.float32))
+    for form, subtype in (("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None)):
+        sink = io.BytesIO()
+        soundfile.write(sink, tone, 48_000, format=form, subtype=subtype)
+        decode_sound(sink.getvalue(), rate=16_000, max_seconds=60, max_bytes=2**30)
+    film = _tiny_film()
+    decode_film(film, Sampling(frames=2, frame_pixels=100), max_pixels=10**6, max_seconds=60, max_bytes=2**30)
+    decode_sound(film, rate=16_000, max_seconds=60, max_bytes=2**30)
+
+
+def _tiny_film() -> bytes:
+    sink = io.BytesIO()
+    with av.open(sink, "w", format="matroska") as container:
+        stream: Any = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        sound: Any = container.add_stream("pcm_s16le", rate=16_000)
+        for n in range(4):
+            pixels = np.full((32, 32, 3), 60 * n, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1_600), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 16_000
+        container.mux(sound.encode(frame))
+        container.mux(stream.encode())
+        container.mux(sound.encode())
+    return sink.getvalue()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Embedding: a shard's rows become vectors; loaded, batched, encoded, and put together again row by row."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from schemas.failures import Failure
+from schemas.recipe import QUANTISED, Recipe
+from schemas.rows import ManifestRow
+from schemas.settings import Settings
+from workers.batching import encode_batches, measure
+from workers.encoder import Length
+from workers.loading import Segment, Segments, load_all
+from workers.quantising import finished, overflows, pooled
+
+if TYPE_CHECKING:
+    from workers.runtime import OpenJob
+
+#: Bytes of media, or rows, that are held decoded in front of the device at a time.
+_CHUNK_BYTES = 192_000_000
+_CHUNK_ROWS = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """One row's vectors: one, or one for each of its segments."""
+
+    vectors: np.ndarray  # float32 (segments, dim), as the recipe says
+    usage: list[dict[str, float]]  # of each segment: how much of the row the model saw
+
+
+def embed_rows(
+    job: "OpenJob", rows: list[ManifestRow], settings: Settings, should_stop: Callable[[], bool]
+) -> Iterator[Embedded | Failure]:
+    """The vectors of each row, or why it has none, in order; decoded media are held a chunk at a time."""
+    loaded = (outcome for _, outcome in load_all(job.loader, rows, settings.load_threads))
+    for chunk in _chunks(loaded):
+        yield from _embed_chunk(job, chunk, settings, should_stop)
+
+
+def _embed_chunk(
+    job: "OpenJob", chunk: list[Segments | Failure], settings: Settings, should_stop: Callable[[], bool]
+) -> Iterator[Embedded | Failure]:
+    encoder, recipe = job.encoder(), job.job.record.space.recipe
+    inputs = [item for row in chunk if not isinstance(row, Failure) for segment in row for item in segment.inputs]
+    lengths = measure(encoder, inputs)
+    encoded = encode_batches(
+        encoder,
+        inputs,
+        lengths=lengths,
+        budget=job.budget,
+        max_items=_most_items(recipe, settings),
+        should_stop=should_stop,
+    )
+    results = iter(zip(encoded, lengths, strict=True))
+    for row in chunk:
+        yield row if isinstance(row, Failure) else _row_of(row, results, recipe)
+
+
+def _most_items(recipe: Recipe, settings: Settings) -> int:
+    """A level or a bit must not depend on a row's batch, whose shape changes a float's last bits: one row at a time.
+
+    On a processor that costs little. On a GPU it would cost most of its speed: there a level may differ by one.
+    """
+    alone = settings.device == "cpu" and QUANTISED & set(recipe.outputs)
+    return 1 if alone else settings.batch_items
+
+
+def _row_of(
+    segments: Segments, results: Iterator[tuple[np.ndarray | Failure, Length]], recipe: Recipe
+) -> Embedded | Failure:
+    """Take one row's results from the iterator, all of them, and put them together; the first failure is the row's."""
+    vectors: list[np.ndarray] = []
+    usage: list[dict[str, float]] = []
+    failure: Failure | None = None
+    for segment in segments:
+        taken = [next(results) for _ in segment.inputs]
+        vector = _vector_of([vector for vector, _ in taken], recipe)
+        if isinstance(vector, Failure):
+            failure = failure or vector
+        else:
+            vectors.append(vector)
+            usage.append(_usage_of(segment, taken[0][1]))
+    return failure or Embedded(np.stack(vectors), usage)
+
+
+def _vector_of(parts: list[np.ndarray | Failure], recipe: Recipe) -> np.ndarray | Failure:
+    vectors = []
+    for part in parts:
+        if isinstance(part, Failure):
+            return part
+        vectors.append(part)
+    vector = finished(pooled(np.stack(vectors)), recipe)
+    return vector if isinstance(vector, Failure) else overflows(vector, recipe) or vector
+
+
+def _usage_of(segment: Segment, length: Length) -> dict[str, float]:
+    told = dict(segment.usage)
+    if segment.start_s is not None and segment.end_s is not None:
+        told |= {"start_s": round(segment.start_s, 6), "end_s": round(segment.end_s, 6)}
+    if length.tokens_in is not None and length.tokens_used is not None:
+        told |= {"tokens_in": length.tokens_in, "tokens_used": length.tokens_used}
+    return told
+
+
+def _chunks(loaded: Iterator[Segments | Failure]) -> Iterator[list[Segments | Failure]]:
+    chunk: list[Segments | Failure] = []
+    size = 0
+    for row in loaded:
+        chunk.append(row)
+        if not isinstance(row, Failure):
+            size += sum(item.nbytes for segment in row for item in segment.inputs)
+        if size >= _CHUNK_BYTES or len(chunk) >= _CHUNK_ROWS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk

@@ -1,0 +1,62 @@
+"""The shelf: the models that a worker holds in its device's memory; the one used longest ago leaves first."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from schemas.errors import WorkerUnfit
+from storage.model_files import ResolvedModel
+from workers.encoder import Encoder
+
+Key = tuple[str, str]  # digest of the model, dtype of its computation
+
+#: What a model's weights take up beside their bytes: buffers, tokenizer, processor.
+_OVERHEAD_BYTES = 64 * 2**20
+
+
+class ModelShelf:
+    """Models in memory, at most `capacity` bytes of weights (0: no limit), loaded by `load` when first asked for."""
+
+    def __init__(self, load: Callable[[ResolvedModel, str], Encoder], *, capacity: int = 0) -> None:
+        self._load, self._capacity = load, capacity
+        self._models: OrderedDict[Key, tuple[Encoder, int]] = OrderedDict()
+        self.loads = 0
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Digests of the models in memory, the one used last at the end; safe to read from any thread."""
+        return tuple(digest for digest, _ in tuple(self._models))
+
+    def holds(self, digest: str, dtype: str) -> bool:
+        return (digest, dtype) in self._models
+
+    def has_room_for(self, model: ResolvedModel, dtype: str) -> bool:
+        """Whether the model could be loaded beside those that are held."""
+        used = sum(size for _, size in self._models.values())
+        return not self._capacity or used + _bytes(model, dtype) <= self._capacity
+
+    def get(self, model: ResolvedModel, dtype: str) -> Encoder:
+        """The model's encoder, loaded where it is not held.
+
+        Raises WorkerUnfit where it does not load, or is larger than the device.
+        """
+        key = (model.card.digest, dtype)
+        if key not in self._models:
+            self._make_room(model, dtype)
+            self._models[key] = (self._load(model, dtype), _bytes(model, dtype))
+            self.loads += 1
+        self._models.move_to_end(key)
+        return self._models[key][0]
+
+    def _make_room(self, model: ResolvedModel, dtype: str) -> None:
+        if self._capacity and _bytes(model, dtype) > self._capacity:
+            needed, there = _bytes(model, dtype) / 2**30, self._capacity / 2**30
+            raise WorkerUnfit(
+                f"model {model.card.name} takes {needed:.1f} GiB in {dtype}, this worker has {there:.1f}; "
+                "use a device of a larger size"
+            )
+        while self._models and not self.has_room_for(model, dtype):
+            self._models.popitem(last=False)
+
+
+def _bytes(model: ResolvedModel, dtype: str) -> int:
+    return model.card.weight_bytes(dtype) + _OVERHEAD_BYTES
