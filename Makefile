@@ -7,12 +7,14 @@ DONE := .venv/.installed
 .PHONY: demo test check install docs clean
 
 demo: $(DONE)
-	@echo "==> embedding the 615 texts and images of examples/demo"
+	@echo "==> embedding the 620 texts, images and films of examples/demo"
 	$(BIN)/embedmill run examples/demo/manifest.jsonl --model demo --out out/demo \
-	    --modality text --modality image --keep category --keep title
+	    --modality text --modality image --modality video --keep category --keep title
+	@echo "==> embedding its 14 sounds, by their timbre"
+	$(BIN)/embedmill run examples/demo/manifest.jsonl --model sounds --out out/demo-sounds --modality audio
 	@echo "==> embedding the demo's queries with the same model"
 	$(BIN)/embedmill run examples/demo/queries.jsonl --model demo --out out/demo-queries --quiet > /dev/null
-	$(BIN)/python examples/ask_demo.py out/demo out/demo-queries
+	$(BIN)/python examples/ask_demo.py out/demo out/demo-queries out/demo-sounds
 
 test: $(DONE)
 	$(BIN)/python -m pytest $(PYTEST)

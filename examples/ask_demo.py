@@ -1,6 +1,6 @@
-"""Answer some of the demo's queries from the vectors that `make demo` made: nearest images to a text.
+"""Answer some of the demo's queries from the vectors that `make demo` made: nearest images to a text, sounds to a sound.
 
-python examples/ask_demo.py out/demo out/demo-queries
+python examples/ask_demo.py out/demo out/demo-queries out/demo-sounds
 """
 
 import json
@@ -14,11 +14,17 @@ QUERIES = Path(__file__).parent / "demo" / "queries.jsonl"
 SHOWN = 6
 
 
-def main(images: str, queries: str) -> None:
-    """Print the first queries with their three nearest images, and how often the first was a judged hit."""
+def main(rows: str, queries: str, sounds: str) -> None:
+    """Print the first queries with their nearest images, each film's nearest caption, each sound's nearest sound."""
+    ask_images(rows, queries)
+    ask_films(rows)
+    ask_sounds(sounds)
+
+
+def ask_images(rows: str, queries: str) -> None:
     asked = {row["id"]: row for row in map(json.loads, QUERIES.read_text().splitlines())}
     texts = load_dataset(open_store(queries), "text")
-    found = dict(zip(texts.ids, nearest(texts, load_dataset(open_store(images), "image"), k=3), strict=True))
+    found = dict(zip(texts.ids, nearest(texts, load_dataset(open_store(rows), "image"), k=3), strict=True))
     print("\nAsking the images in words (* marks what people judged to fit):")
     for query in list(asked.values())[:SHOWN]:
         hits = [
@@ -31,5 +37,21 @@ def main(images: str, queries: str) -> None:
     print(f"  of {len(asked)} queries, {first} find a fitting image first, {among} among the first three")
 
 
+def ask_films(rows: str) -> None:
+    store = open_store(rows)
+    films, images = load_dataset(store, "video"), load_dataset(store, "image")
+    print("\nWhat each film shows, by the images nearest to the mean of its frames:")
+    for name, hits in zip(films.ids, nearest(films, images, k=3), strict=True):
+        print(f"  {name:34}  {'  '.join(f'{hit.id} {hit.score:.2f}' for hit in hits)}")
+
+
+def ask_sounds(sounds: str) -> None:
+    heard = load_dataset(open_store(sounds), "audio")
+    print("\nWhich sounds are alike, by timbre alone:")
+    for name, hits in zip(heard.ids, nearest(heard, heard, k=3), strict=True):
+        others = [hit for hit in hits if hit.id != name][:2]
+        print(f"  {name:34}  {'  '.join(f'{hit.id} {hit.score:.2f}' for hit in others)}")
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    main(*sys.argv[1:4])

@@ -90,7 +90,7 @@ def _implied_modality(record: Record) -> Modality:
         return Modality.TEXT
     if uri is None or uri == "":
         if text is None or text == "":
-            raise Refusal(RejectCode.NO_CONTENT, "neither text, uri nor parts; every row needs one")
+            raise Refusal(RejectCode.NO_CONTENT, "neither text nor uri nor parts; every row needs one")
         return Modality.TEXT
     if text is not None and text != "":
         return Modality.MIXED

@@ -80,7 +80,9 @@ def row_cost(row: ManifestRow, card: ModelCard, recipe: Recipe) -> float:
     cost = 0.0 if row.text is None else text_cost(row.text, card)
     if row.uri is not None:
         cost += _media_cost(row.modality, card, recipe)
-    return cost + sum(_part_cost(part, card, recipe) for part in row.parts)
+    if row.parts:
+        cost += sum(_part_cost(part, card, recipe) for part in row.parts)
+    return cost
 
 
 def _part_cost(part: Part, card: ModelCard, recipe: Recipe) -> float:
@@ -191,7 +193,7 @@ def _published(
             f"rows are {', '.join(sorted(read.unsupported))}; give another model"
         )
     assert manifest.sha256 is not None  # it was read to its end
-    plan = writer.publish(store, skipped=read.skipped)
+    plan = dataclasses.replace(writer.publish(store, skipped=read.skipped), left_out=manifest.left_out)
     if read.sample is not None:
         plan = dataclasses.replace(plan, sample=read.sample.publish(store, plan.digest))
     return plan, manifest.sha256
@@ -255,7 +257,8 @@ def _size(row: ManifestRow) -> int:
     size = sum(_bytes(value) for value in row.kept if isinstance(value, str)) if row.kept else 0
     if row.text is not None:
         size += _bytes(row.text)
-    size += sum(_bytes(part.text or part.uri or "") for part in row.parts)
+    if row.parts:
+        size += sum(_bytes(part.text or part.uri or "") for part in row.parts)
     return size if row.uri is None else size + len(row.uri)
 
 

@@ -50,6 +50,7 @@ class JobStatus:
     failures: dict[str, int]
     rejects: int
     skipped: int
+    left_out: int
     shards: int
     published: int
     file_bytes: int
@@ -89,6 +90,7 @@ def job_status(job: Job, board: Board | None = None) -> JobStatus:
         failures=dict(sorted(outcomes.failures.items())),
         rejects=record.plan.rejects,
         skipped=record.plan.skipped,
+        left_out=record.plan.left_out,
         shards=sum(plan.shards for plan in rounds),
         published=len(published),
         file_bytes=outcomes.file_bytes,

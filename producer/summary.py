@@ -27,6 +27,7 @@ def summary_lines(status: JobStatus, *, seconds: float | None, done_now: int) ->
         lines.append(
             f"  rejects   {status.rejects:,} lines that are no rows: {_short(status.location)}/plan/rejects-*.parquet"
         )
+    lines += _left_out(status)
     if seconds is not None and done_now:
         lines.append(f"  took      {duration(seconds)}, {done_now / max(seconds, 1e-9):,.1f} rows/s, all included")
     lines.append(f"  output    {_short(status.location)}/data ({status.file_bytes / 2**20:,.1f} MiB)")
@@ -69,6 +70,7 @@ def status_lines(status: JobStatus) -> list[str]:
         f"  vectors   {status.vectors:,} of {status.dim} dimensions{_by_modality(status)}",
         f"  failures  {status.failed:,}{_by_code(status)}",
         f"  rejects   {status.rejects:,}",
+        *_left_out(status),
         f"  model     {status.model} (space {status.space})",
         f"  output    {_short(status.location)}/data ({status.file_bytes / 2**20:,.1f} MiB)",
     ]
@@ -84,6 +86,10 @@ def _headline(status: JobStatus) -> str:
     if status.failed or status.rejects:
         return f"{status.job}: finished, with failures"
     return f"{status.job}: finished, every row has a vector"
+
+
+def _left_out(status: JobStatus) -> list[str]:
+    return [f"  left out  {status.left_out:,} files whose endings are of no medium"] if status.left_out else []
 
 
 def _by_modality(status: JobStatus) -> str:

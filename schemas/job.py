@@ -12,7 +12,7 @@ from schemas.rows import Modality
 from schemas.sizes import CPU
 from schemas.space import Space
 
-FORMAT = 1
+FORMAT = 2
 JOB_ID = re.compile(r"^[a-z0-9][a-z0-9-]{7,63}$")
 
 #: Arrow type names that `--keep name:type` takes.
@@ -87,6 +87,7 @@ class PlanRecord:
     index: str  # plan/shards-*.parquet
     index_sha256: str
     rejects_file: str | None = None
+    left_out: int = 0  # files of a folder, or members of a tar, whose endings are of no medium
     sample: str | None = None  # plan/sample-*.parquet: rows that int8 ranges are taken from
     retry_codes: tuple[str, ...] = ()  # the failure codes that a retry does again; empty: all
 

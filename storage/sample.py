@@ -1,4 +1,4 @@
-"""The sample: rows of a plan that a job's int8 ranges are taken from, the same however the manifest is ordered or cut."""
+"""The sample: rows that a job's int8 ranges are taken from, the same however the manifest is ordered or cut."""
 
 import hashlib
 import heapq

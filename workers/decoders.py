@@ -1,4 +1,4 @@
-"""Decoders: processes of their own that turn hostile bytes into pixels, frames and samples, and may be killed for it."""
+"""Decoders: processes of their own that turn hostile bytes into pixels, frames and samples, and may be killed."""
 
 import contextlib
 import json

@@ -42,7 +42,7 @@ class Encoder(Protocol):
         """How long each item is, exactly."""
 
     def preprocess(self, items: Sequence[Loaded]) -> Features:
-        """What the model is fed for `items`, which have the same kinds of parts; raises what the model library raises."""
+        """What the model is fed for `items`, which have the same kinds of parts; raises what its library raises."""
 
     def forward(self, features: Features) -> np.ndarray:
         """float32 (items, dim); raises OutOfMemory, or what the model library raises."""

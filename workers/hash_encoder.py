@@ -37,7 +37,7 @@ def canonical_bytes(item: Loaded) -> bytes:
 class HashEncoder:
     """An encoder without a model.
 
-    `delay_s` seconds a row stand in for the work of one, `memory_tokens` in a batch for a device's memory (0: no limit).
+    `delay_s` seconds a row stand in for its work, `memory_tokens` in a batch for a device's memory (0: no limit).
     """
 
     def __init__(self, card: ModelCard, *, delay_s: float = 0.0, memory_tokens: int = 0) -> None:

@@ -1,8 +1,8 @@
 """The mel encoder: sounds by their timbre, from statistics of a mel spectrogram; no weights, no training.
 
-A vector is the mean and the spread over time of the log energy in 64 bands (mel scale of O'Shaughnessy 1987), each with its
-mean over the bands taken off, so that loudness does not count. Sounds alike are near each other; words mean nothing to
-it. It shows the mill's way with sounds where no model with weights can be had.
+A vector is the mean and the spread over time of the log energy in 64 bands (mel scale of O'Shaughnessy 1987), each
+less its mean over the bands, so that loudness does not count. Sounds alike are near each other; words mean nothing
+to it. It shows the mill's way with sounds where no model with weights can be had.
 """
 
 from collections.abc import Sequence

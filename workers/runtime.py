@@ -217,7 +217,7 @@ class Runtime:
 
     def _others(self) -> list[WorkerPresence]:
         """The other workers that live."""
-        keys = [key for key in self.client.scan_iter(worker_key("*"), count=1000)]
+        keys = list(self.client.scan_iter(worker_key("*"), count=1000))
         found = []
         for line in self.client.mget(keys) if keys else []:
             with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError):  # none of ours

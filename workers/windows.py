@@ -1,5 +1,6 @@
 """Windows: long sounds and films are cut the same way each time, never at random as model libraries do."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -45,4 +46,4 @@ def _equal_windows(sound: Sound, window_s: float) -> list[Sound]:
     limit = int(window_s * sound.rate)
     count = math.ceil(len(sound.samples) / limit) if limit else 1
     bounds = [len(sound.samples) * n // count for n in range(count + 1)]
-    return [replace(sound, samples=sound.samples[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [replace(sound, samples=sound.samples[a:b]) for a, b in itertools.pairwise(bounds)]

@@ -128,7 +128,7 @@ class Reference:
     def __init__(self, folder: Path, *, pil: bool, padding: int | None) -> None:
         from sentence_transformers import SentenceTransformer
 
-        options = {"processor_kwargs": {"backend": "pil"}} if pil else {}
+        options: dict[str, Any] = {"processor_kwargs": {"backend": "pil"}} if pil else {}
         self._model = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": "float32"}, **options)
         self._padding = padding
 
@@ -140,8 +140,9 @@ class Reference:
             kwargs["video"] = {"do_sample_frames": False}
         if "message" in self._model.modalities:
             kwargs["chat_template"] = {"sanitize_control_tokens": True}
-        options = {"processing_kwargs": kwargs} if kwargs else {}
-        vector = self._model.encode([input_of(item)], show_progress_bar=False, **options)
+        options: dict[str, Any] = {"processing_kwargs": kwargs} if kwargs else {}
+        value: Any = input_of(item)
+        vector = self._model.encode([value], show_progress_bar=False, **options)
         return np.asarray(vector).reshape(-1)
 
 

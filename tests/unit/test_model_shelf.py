@@ -78,7 +78,7 @@ def test_a_model_larger_than_the_device_is_refused_before_it_is_loaded() -> None
     shelf = ModelShelf(loads, capacity=200 * MIB)
     shelf.get(model("small", mib=10), "float32")
 
-    with pytest.raises(WorkerUnfit, match="takes 1.1 GiB in float32, this worker has 0.2"):
+    with pytest.raises(WorkerUnfit, match=r"takes 1\.1 GiB in float32, this worker has 0\.2"):
         shelf.get(model("huge", mib=1100), "float32")
 
     assert (shelf.held, loads.names) == (("small",), ["small"])
