@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from producer.board import RedisBoard
     from producer.broker import EmbeddedBroker
     from producer.coordinator import Progress
+    from producer.doctor import Finding
     from producer.prepare import JobRequest
     from producer.screen import Screen
     from producer.status import JobStatus
@@ -432,7 +433,10 @@ def doctor(
 
     from producer.doctor import examine
 
-    findings = list(examine(broker_url=broker_url, location=out, models=tuple(model or ("minilm", "demo"))))
+    findings = [
+        *examine(broker_url=broker_url, location=out, models=tuple(model or ("minilm", "demo"))),
+        *_examine_workers(),
+    ]
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings]))
     else:
@@ -441,6 +445,27 @@ def doctor(
             if not finding.ok:
                 print(f"     fix: {finding.fix}")
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 2)
+
+
+def _examine_workers() -> "Iterator[Finding]":
+    """What a worker of this machine would compute on, and whether its decoders can be locked in."""
+    from producer.doctor import Finding
+    from workers.decoders import DecodeLimits, Decoders
+    from workers.devices import find_devices
+
+    devices = ", ".join(f"{d.name} ({d.size}, {d.gib:.1f} GiB)" for d in find_devices())
+    yield Finding(what="devices", ok=True, seen=devices)
+    decoders = Decoders(count=1, limits=DecodeLimits())
+    try:
+        decoders.image(b"")
+    except EmbedmillError as err:
+        yield Finding(what="decoders", ok=False, seen=str(err), fix="install embedmill anew; av, soundfile and soxr")
+        return
+    finally:
+        decoders.close()
+    jailed = bool(decoders.jailed)
+    seen = "locked in: no files, no network, no programs" if jailed else "limits of memory and time only"
+    yield Finding(what="decoders", ok=jailed, seen=seen, fix="allow the container seccomp, or trust the media")
 
 
 @models_app.command("list", epilog=EPILOG)

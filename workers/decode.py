@@ -55,6 +55,8 @@ def decode_image(data: bytes, *, max_pixels: int) -> Image.Image | Failure:
             return _pixels(file)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # WEBP, GIF and TIFF: canvas and tiles
         return _too_many("more than the reader takes", max_pixels)
+    except MemoryError:  # says nothing of the bytes: they may be good, and the limit low
+        raise
     except Exception as err:  # noqa: BLE001  # hostile bytes make a reader raise anything; the row is told, and goes
         problem = f"the {reader.format} is truncated or corrupt ({type(err).__name__})"
         return _failure(FailureCode.DECODE_FAILED, problem)

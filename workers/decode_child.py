@@ -1,14 +1,16 @@
 """A decoder process: reads media from stdin, writes pixels and samples to stdout, and can do nothing else.
 
-`python -m workers.decode_child MEMORY_BYTES`. Both ways: four bytes of length, a JSON header, then its `bytes` bytes.
+`python -m workers.decode_child MEMORY_BYTES PARENT`. Both ways: four bytes of length, a JSON header, then its bytes.
 It says {"ready": true, "jailed": ...} once it is locked in, and takes one request at a time from then on.
 """
 
+import gc
 import io
 import json
+import os
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 import av
@@ -20,27 +22,46 @@ from schemas.failures import Failure, FailureCode
 from workers.decode import decode_image
 from workers.decode_audio import decode_sound
 from workers.decode_video import Sampling, decode_film
+from workers.decoder_process import NO_MEMORY
 from workers.jail import die_with_parent, lock_in
 
 _LENGTH = struct.Struct("<I")
+_STRIP = 2**18  # bytes
+_Parts = Sequence[np.ndarray | Image.Image]
 
 
 def main() -> None:
-    """Serve until stdin ends."""
-    die_with_parent()
-    requests, replies = sys.stdin.buffer, sys.stdout.buffer
+    """Serve until stdin ends, or memory does."""
+    memory_bytes, parent = map(int, sys.argv[1:])
+    die_with_parent(parent)
+    requests, replies = sys.stdin.buffer, _replies()
     warm_up()
-    jailed = lock_in(int(sys.argv[1]))
-    _reply(replies, {"ready": True, "jailed": jailed}, [])
-    for header, data in _requests(requests):
-        try:
-            told, arrays = _decoded(header, data)
-        except MemoryError:
-            told, arrays = {"memory": True}, []
-        except Exception as err:  # noqa: BLE001  # hostile bytes make a library raise anything; the row is told
-            message = f"the medium is truncated or corrupt ({type(err).__name__})"
-            told, arrays = {"failure": {"code": FailureCode.DECODE_FAILED, "message": message}}, []
-        _reply(replies, told, arrays)
+    gc.freeze()  # what is there now stays: looking for garbage then costs next to nothing
+    jailed = lock_in(memory_bytes)
+    try:
+        _reply(replies, {"ready": True, "jailed": jailed}, [])
+        for header, data in _requests(requests):
+            _reply(replies, *_answer(header, data))
+            gc.collect()  # a frame that is in a circle keeps threads, whose stacks count
+    except MemoryError:
+        os._exit(NO_MEMORY)  # what it holds of this medium, it might never give back
+
+
+def _replies() -> BinaryIO:
+    """Where replies go: stdout as it was; what a library prints goes to stderr, and never between them."""
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return replies
+
+
+def _answer(header: dict[str, Any], data: bytes) -> tuple[dict[str, Any], _Parts]:
+    try:
+        return _decoded(header, data)
+    except MemoryError:
+        raise
+    except Exception as err:  # noqa: BLE001  # hostile bytes make a library raise anything; the row is told
+        message = f"the medium is truncated or corrupt ({type(err).__name__})"
+        return {"failure": {"code": FailureCode.DECODE_FAILED, "message": message}}, []
 
 
 def _requests(stream: BinaryIO) -> Iterator[tuple[dict[str, Any], bytes]]:
@@ -49,21 +70,36 @@ def _requests(stream: BinaryIO) -> Iterator[tuple[dict[str, Any], bytes]]:
         yield header, stream.read(header["bytes"])
 
 
-def _reply(stream: BinaryIO, told: dict[str, Any], arrays: list[np.ndarray]) -> None:
-    raw = [np.ascontiguousarray(array) for array in arrays]
-    told["arrays"] = [{"shape": array.shape, "dtype": str(array.dtype)} for array in raw]
-    header = json.dumps(told).encode()
+def _reply(stream: BinaryIO, told: dict[str, Any], parts: _Parts) -> None:
+    header = json.dumps(told | {"arrays": [_announced(part) for part in parts]}).encode()
     stream.write(_LENGTH.pack(len(header)) + header)
-    for array in raw:
-        stream.write(array.reshape(-1).view(np.uint8).data)
+    for part in parts:
+        for piece in _pieces(part):
+            stream.write(piece)
     stream.flush()
 
 
-def _decoded(header: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[np.ndarray]]:
+def _announced(part: np.ndarray | Image.Image) -> dict[str, Any]:
+    if isinstance(part, Image.Image):
+        return {"shape": (part.height, part.width, 3), "dtype": "uint8"}
+    return {"shape": part.shape, "dtype": str(part.dtype)}
+
+
+def _pieces(part: np.ndarray | Image.Image) -> Iterator[Any]:
+    """The bytes of a part; a picture's strip by strip: its parent takes one in while the next is packed."""
+    if isinstance(part, Image.Image):
+        rows = max(1, _STRIP // (3 * part.width))
+        for top in range(0, part.height, rows):
+            yield part.crop((0, top, part.width, min(top + rows, part.height))).tobytes()
+    else:
+        yield np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
+
+
+def _decoded(header: dict[str, Any], data: bytes) -> tuple[dict[str, Any], _Parts]:
     kind, limits = header["kind"], header["limits"]
     if kind == "image":
         image = decode_image(data, max_pixels=limits["max_pixels"])
-        return _failed(image) if isinstance(image, Failure) else ({}, [np.asarray(image)])
+        return _failed(image) if isinstance(image, Failure) else ({}, [image])
     if kind == "sound":
         del limits["max_pixels"]
         sound = decode_sound(data, rate=header["rate"], **limits)
@@ -76,7 +112,7 @@ def _decoded(header: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[
     return {"films": told}, [film.frames for film in films]
 
 
-def _failed(failure: Failure) -> tuple[dict[str, Any], list[np.ndarray]]:
+def _failed(failure: Failure) -> tuple[dict[str, Any], _Parts]:
     return {"failure": {"code": failure.code, "message": failure.message}}, []
 
 

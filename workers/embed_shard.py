@@ -111,7 +111,7 @@ def embed_shard(
         with clock.while_in("encode"):
             outcomes = list(embed_rows(job, rows, settings, held.stop.is_set))
         too_large = sum(1 for o in outcomes if isinstance(o, Failure) and o.code is FailureCode.TOO_LARGE)
-        if too_large and hand_over(entry, f"{too_large} of its rows are too large for {settings.size}, even alone"):
+        if too_large and hand_over(entry, f"rows too large for {settings.size}, even alone: {too_large}"):
             return report("too_large")
         with clock.while_in("write"):
             output = _output(job, entry, message, table, rows, outcomes, settings, moved)

@@ -1,8 +1,9 @@
 """The jail: what a process gives up before it looks at hostile bytes. Linux; elsewhere limits alone.
 
-seccomp-bpf by prctl(2), the program put together here: https://docs.kernel.org/userspace-api/seccomp_filter.html
+seccomp-bpf, the program put together here: https://docs.kernel.org/userspace-api/seccomp_filter.html
 """
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -12,57 +13,58 @@ import struct
 import sys
 from pathlib import Path
 
-_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 22, 4, 38
-_SECCOMP_MODE_FILTER = 2
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
+_SET_MODE_FILTER, _ALL_THREADS = 1, 1  # seccomp(2): SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC
 _ALLOW, _KILL = 0x7FFF0000, 0x80000000
 _DENY = 0x00050000 | 1  # SECCOMP_RET_ERRNO, EPERM
 _MISSING = 0x00050000 | 38  # ENOSYS: libc then uses clone, whose flags can be looked at
-_LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER_AT, _ARCHITECTURE_AT, _FIRST_ARGUMENT_AT = 0, 4, 16
+_LOAD, _JUMP_EQUAL, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
+_NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
 _CLONE_THREAD = 0x00010000
-_X32 = 0x40000000
 
-#: The kernel's name of each machine, and the numbers of the calls that a decoder has no use for.
-_MACHINES: dict[str, tuple[int, int, int, tuple[int, ...]]] = {
-    "x86_64": (
-        0xC000003E,
-        56,  # clone
-        435,  # clone3
-        (
-            *(2, 85, 257, 437, 303, 304),  # open, creat, openat, openat2, name_to_handle_at, open_by_handle_at
-            *(41, 42, 43, 44, 46, 49, 50, 53, 288, 307),  # sockets
-            *(57, 58, 59, 322),  # fork, vfork, execve, execveat
-            *(62, 101, 129, 200, 310, 311, 424, 434, 438),  # kill, ptrace, tkill, process_vm_*, pidfd_*
-            *(82, 83, 84, 86, 87, 88, 90, 92, 94, 133, 258, 259, 260, 263, 264, 265, 266, 268, 316),  # names and rights
-            *(76, 77, 160, 319),  # truncate, ftruncate, setrlimit, memfd_create
-            *(155, 161, 165, 166, 175, 246, 248, 249, 250, 272, 298, 308, 313, 321, 323, 425, 426, 427),  # the system's
-        ),
-    ),
-    "aarch64": (
-        0xC00000B7,
-        220,
-        435,
-        (
-            *(56, 437, 264, 265),
-            *(198, 199, 200, 201, 202, 203, 206, 211, 242, 269),
-            *(221, 281),
-            *(117, 129, 130, 240, 270, 271, 424, 434, 438),
-            *(33, 34, 35, 36, 37, 38, 52, 53, 54, 55, 276),
-            *(45, 46, 164, 279),
-            *(39, 40, 41, 51, 97, 104, 105, 217, 218, 219, 241, 268, 273, 280, 282, 425, 426, 427),
-        ),
-    ),
+
+#: The kernel's names of the machines that the filter is known for: AUDIT_ARCH_*, and the place in the table below.
+_MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
+
+#: The system calls that a decoder has a use for, x86_64 and aarch64: what it has open, memory, threads, clocks, itself.
+#: All others are denied. It opens nothing, so that it needs no call that takes a path.
+_ALLOWED: dict[str, tuple[int | None, int | None]] = {
+    "read": (0, 63), "write": (1, 64), "close": (3, 57), "fstat": (5, 80), "poll": (7, None), "lseek": (8, 62),
+    "readv": (19, 65), "writev": (20, 66), "ppoll": (271, 73),
+    "mmap": (9, 222), "mprotect": (10, 226), "munmap": (11, 215), "brk": (12, 214), "mremap": (25, 216),
+    "mincore": (27, 232), "madvise": (28, 233),
+    "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "sigaltstack": (131, 132),
+    "restart_syscall": (219, 128),
+    "sched_yield": (24, 124), "futex": (202, 98), "sched_getaffinity": (204, 123), "set_tid_address": (218, 96),
+    "set_robust_list": (273, 99), "getcpu": (309, 168), "membarrier": (324, 283), "rseq": (334, 293),
+    "nanosleep": (35, 101), "gettimeofday": (96, 169), "times": (100, 153), "time": (201, None),
+    "clock_gettime": (228, 113), "clock_getres": (229, 114), "clock_nanosleep": (230, 115),
+    "getpid": (39, 172), "gettid": (186, 178), "getppid": (110, 173), "getuid": (102, 174), "geteuid": (107, 175),
+    "getgid": (104, 176), "getegid": (108, 177), "uname": (63, 160), "sysinfo": (99, 179), "getrusage": (98, 165),
+    "getrandom": (318, 278), "exit": (60, 93), "exit_group": (231, 94),
+}  # fmt: skip
+
+#: Calls that are allowed in part.
+_LIMITED: dict[str, tuple[int, int]] = {
+    "clone": (56, 220),  # for threads
+    "clone3": (435, 435),
+    "tgkill": (234, 131),  # to itself: abort() is one
+    "prlimit64": (302, 261),  # to read its limits
 }
+_SECCOMP = (317, 277)
 _NOBODY = 65534
 _FILES = 16
+_CAP_KILL = 5
 
 
-def die_with_parent() -> None:
-    """End when the parent does, however it ends; also where it has ended already."""
-    parent = os.getppid()
+def die_with_parent(parent: int) -> None:
+    """End when the process `parent` does, however it ends; also where it has ended already.
+
+    The kernel looks at the thread that has started this process: that one must last as long as its process.
+    """
     if sys.platform == "linux":
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if parent == 1 or os.getppid() != parent:
+    if os.getppid() != parent:
         os._exit(1)
 
 
@@ -71,6 +73,7 @@ def lock_in(memory_bytes: int) -> bool:
 
     What the process has open stays open. Everything that it will run must have been imported and used once.
     """
+    parent = os.getppid()
     _become_nobody()
     limits = {
         resource.RLIMIT_FSIZE: 0,
@@ -82,18 +85,30 @@ def lock_in(memory_bytes: int) -> bool:
         resource.setrlimit(limit, (value, value))
     if sys.platform != "linux":
         return False
-    die_with_parent()  # the change of user has cleared it
+    die_with_parent(parent)  # the change of user has cleared it
     _prctl(_PR_SET_DUMPABLE, 0)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     return _install_filter()
 
 
 def _become_nobody() -> None:
-    """Root owns every file: a decoder of root's gives that up."""
-    if os.geteuid() == 0:
+    """Root owns every file: a decoder of root's gives that up, unless its parent could then not end it."""
+    if os.geteuid() != 0 or not _may_kill():
+        return
+    with contextlib.suppress(OSError):  # a container may hold root without this right, or without that user
         os.setgroups([])
         os.setresgid(_NOBODY, _NOBODY, _NOBODY)
         os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+
+
+def _may_kill() -> bool:
+    """Whether this root may signal processes of other users, as its parent must; true where nobody tells."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return True
+    effective = next((line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), "f" * 16)
+    return bool(int(effective, 16) >> _CAP_KILL & 1)
 
 
 def _address_space() -> int:
@@ -105,42 +120,64 @@ def _address_space() -> int:
 
 
 def _install_filter() -> bool:
-    machine = _MACHINES.get(platform.machine())
-    if machine is None:
+    if platform.machine() not in _MACHINES:
         return False
-    program = _program(*machine)
+    architecture, column = _MACHINES[platform.machine()]
+    program = _program(architecture, column, os.getpid())
     buffer = ctypes.create_string_buffer(program, len(program))
     # struct sock_fprog: the number of instructions, and where they are
     header = struct.pack("HP", len(program) // 8, ctypes.addressof(buffer))
     pointer = ctypes.create_string_buffer(header, len(header))
-    try:
-        _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(pointer))
-    except OSError:  # a kernel without seccomp, or one that is told not to
-        return False
-    return True
+    words = (_SECCOMP[column], _SET_MODE_FILTER, _ALL_THREADS, ctypes.addressof(pointer))
+    # By seccomp(2), not prctl(2), which would leave threads that exist already outside.
+    return int(ctypes.CDLL(None).syscall(*map(ctypes.c_long, words))) == 0  # not 0: a kernel that is told not to
 
 
-def _program(architecture: int, clone: int, clone3: int, denied: tuple[int, ...]) -> bytes:
-    """The filter: struct sock_filter { code, jump if true, jump if false, operand }, eight bytes each."""
-    checks = [(number, "deny") for number in denied] + [(clone3, "missing"), (clone, "clone")]
-    # After the checks: allow, deny, missing, kill, then the look at clone's flags.
-    tail = {"allow": 0, "deny": 1, "missing": 2, "kill": 3, "clone": 4}
-    code = [
-        _instruction(_LOAD, 0, 0, _ARCHITECTURE_AT),
-        _instruction(_JUMP_EQUAL, 0, 2 + len(checks) + tail["kill"], architecture),
-        _instruction(_LOAD, 0, 0, _NUMBER_AT),
-        _instruction(_JUMP_AT_LEAST, len(checks) + tail["deny"], 0, _X32),
-    ]
-    for at, (number, where) in enumerate(checks):
-        code.append(_instruction(_JUMP_EQUAL, len(checks) - at - 1 + tail[where], 0, number))
-    code += [_instruction(_RETURN, 0, 0, value) for value in (_ALLOW, _DENY, _MISSING, _KILL)]
-    code += [
-        _instruction(_LOAD, 0, 0, _FIRST_ARGUMENT_AT),
-        _instruction(_JUMP_ANY_BIT, 0, 1, _CLONE_THREAD),
-        _instruction(_RETURN, 0, 0, _ALLOW),
-        _instruction(_RETURN, 0, 0, _DENY),
-    ]
-    return b"".join(code)
+def _program(architecture: int, column: int, process: int) -> bytes:
+    """The filter: struct sock_filter { code, jump if true, jump if false, operand }, eight bytes each.
+
+    The numbers that x86_64 keeps for x32 begin at 2**30: like any that is not named, they are denied.
+    """
+    allowed = [numbers[column] for numbers in _ALLOWED.values()]
+    limited = {name: numbers[column] for name, numbers in _LIMITED.items()}
+    reads_only = [*_low(2), (_JUMP_EQUAL, 0), *_high(2), (_JUMP_EQUAL, 0)]
+    return b"".join(
+        [
+            _instruction(_LOAD, 0, 0, _ARCHITECTURE_AT),
+            _instruction(_JUMP_EQUAL, 1, 0, architecture),
+            _instruction(_RETURN, 0, 0, _KILL),
+            _instruction(_LOAD, 0, 0, _NUMBER_AT),
+            *(_case(number, []) for number in allowed if number is not None),
+            _case(limited["clone"], [*_low(0), (_JUMP_ANY_BIT, _CLONE_THREAD)]),
+            _case(limited["tgkill"], [*_low(0), (_JUMP_EQUAL, process)]),
+            _case(limited["prlimit64"], reads_only),
+            _instruction(_JUMP_EQUAL, 0, 1, limited["clone3"]),
+            _instruction(_RETURN, 0, 0, _MISSING),
+            _instruction(_RETURN, 0, 0, _DENY),
+        ]
+    )
+
+
+def _case(number: int, conditions: list[tuple[int, int]]) -> bytes:
+    """Allow the call `number` where all of `conditions` hold, and deny it else; go on for another call."""
+    tests = len(conditions)
+    body = []
+    for at, (code, operand) in enumerate(conditions):
+        failed = 0 if code == _LOAD else tests - at  # beyond the conditions that follow, and the `allow`
+        body.append(_instruction(code, 0, failed, operand))
+    body.append(_instruction(_RETURN, 0, 0, _ALLOW))
+    if conditions:
+        body.append(_instruction(_RETURN, 0, 0, _DENY))
+    return _instruction(_JUMP_EQUAL, 0, len(body), number) + b"".join(body)
+
+
+def _low(argument: int) -> list[tuple[int, int]]:
+    """Load the lower half of an argument; both machines keep it first."""
+    return [(_LOAD, _ARGUMENTS_AT + 8 * argument)]
+
+
+def _high(argument: int) -> list[tuple[int, int]]:
+    return [(_LOAD, _ARGUMENTS_AT + 8 * argument + 4)]
 
 
 def _instruction(code: int, if_true: int, if_false: int, operand: int) -> bytes:

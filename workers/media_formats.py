@@ -21,7 +21,8 @@ _FORMATS: tuple[tuple[re.Pattern[bytes], MediaFormat], ...] = (
     (re.compile(rb"OggS"), MediaFormat("ogg", True)),
     (re.compile(rb"FORM....AIF[FC]", re.DOTALL), MediaFormat("aiff", True)),
     (re.compile(rb"\xff[\xf0\xf1\xf8\xf9]"), MediaFormat("aac")),
-    (re.compile(rb"ID3|\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff]"), MediaFormat("mp3", True)),
+    # Layers II and III. Layer I is as dead as UTF-16, which begins like it, is alive.
+    (re.compile(rb"ID3|\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd]"), MediaFormat("mp3", True)),
     (re.compile(rb"....(ftyp|moov|mdat|wide|free|skip)", re.DOTALL), MediaFormat("mov")),
     (re.compile(rb"\x1a\x45\xdf\xa3"), MediaFormat("matroska")),
     (re.compile(rb"RIFF....AVI ", re.DOTALL), MediaFormat("avi")),

@@ -168,7 +168,7 @@ class Runtime:
             leases=self.leases,
             settings=self.settings,
             hand_over=partial(self._hand_over, message),
-            moved=str(self.client.get(moved_key(message.job, message.shard)) or ""),
+            moved=self._moved(message, job.job.record.spec.size),
         )
 
     def _open(self, job_id: str, location: str) -> "OpenJob":
@@ -214,6 +214,12 @@ class Runtime:
             return False
         self.client.set(moved_key(message.job, message.shard), reason, ex=KEY_TTL_S)
         return True
+
+    def _moved(self, message: ShardMessage, planned: str) -> str:
+        """Why the shard is here and not on a device of the size that it was planned for; "" where it is."""
+        if self.settings.size not in above(planned):
+            return ""
+        return str(self.client.get(moved_key(message.job, message.shard)) or "")
 
     def _others(self) -> list[WorkerPresence]:
         """The other workers that live."""

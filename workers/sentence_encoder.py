@@ -243,6 +243,8 @@ def _loaded(card: ModelCard, folder: Path, device: str, dtype: str) -> SentenceT
         problem = check_processor(folder)  # before the weights: they may be 16 GB
         if problem is not None:
             raise WorkerUnfit(f"model {card.name} cannot be fed here: {problem}")
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()  # what a model that left the shelf held is given back only now
     # Pixels differ by a grey level between backends: one for all workers. Text-only tokenizers know no such option.
     processor = {"backend": "pil"} if card.family in _PIL_FAMILIES else {}
     try:

@@ -29,8 +29,8 @@ BAD_TEXTS: dict[FailureCode, str] = {
 }
 
 
-def bad_rows(count: int) -> list[tuple[Row, FailureCode]]:
-    """`count` bad rows, every kind many times, each with its code."""
+def bad_rows(count: int, *, sound: FailureCode) -> list[tuple[Row, FailureCode]]:
+    """`count` bad rows, every kind many times, each with its code; `sound` is that of a sound that is not there."""
     kinds: list[tuple[Row, FailureCode]] = [
         ({"uri": sample.name, "modality": "image"}, sample.code) for sample in bad_images() if sample.code
     ]
@@ -38,7 +38,7 @@ def bad_rows(count: int) -> list[tuple[Row, FailureCode]]:
     kinds += [
         ({"uri": "nul\0.png", "modality": "image"}, FailureCode.URI_INVALID),
         ({"uri": "", "modality": "image"}, FailureCode.URI_EMPTY),
-        ({"uri": "sound.wav"}, FailureCode.MODALITY_UNSUPPORTED),
+        ({"uri": "sound.wav"}, sound),
     ]
     return [({"id": f"bad-{n:04d}", **kinds[n % len(kinds)][0]}, kinds[n % len(kinds)][1]) for n in range(count)]
 
@@ -76,7 +76,8 @@ def test_a_hundred_bad_among_ten_thousand_cost_a_hundred(tmp_path: Path) -> None
     """Exactly the bad rows are failures, each with its code; every other vector is the row's own, bit for bit."""
     samples = good_images()
     write_images(tmp_path, [*samples, *bad_images()])
-    bad, good_texts, good_pictures = bad_rows(100), texts(8000), image_rows(1900, samples)
+    bad = bad_rows(100, sound=FailureCode.NOT_FOUND)
+    good_texts, good_pictures = texts(8000), image_rows(1900, samples)
     manifest = shuffled_manifest(tmp_path, [*good_texts, *good_pictures, *(row for row, _ in bad)])
     out = tmp_path / "out"
 
@@ -107,7 +108,8 @@ def test_with_a_real_model_too(tmp_path: Path) -> None:
     """Text and images of the demo model: bad rows fail with their codes, good ones equal sentence-transformers' own."""
     samples = good_images()
     write_images(tmp_path, [*samples, *bad_images()])
-    bad, good_texts, good_pictures = bad_rows(30), texts(60), image_rows(len(samples), samples)
+    bad = bad_rows(40, sound=FailureCode.MODALITY_UNSUPPORTED)
+    good_texts, good_pictures = texts(60), image_rows(len(samples), samples)
     manifest = shuffled_manifest(tmp_path, [*good_texts, *good_pictures, *(row for row, _ in bad)])
     out = tmp_path / "out"
 
@@ -131,7 +133,8 @@ def reference_vectors(rows: list[Row], pictures: list[Row], samples: dict[str, S
     from workers.demo_model import demo_folder
 
     register_conse()
-    model = SentenceTransformer(str(demo_folder("", resolve_model("demo").card.digest)), device="cpu")
+    folder = demo_folder("", resolve_model("demo").card.digest)
+    model = SentenceTransformer(str(folder), device="cpu", processor_kwargs={"backend": "pil"})
     alone = {row["id"]: model.encode({"text": row["text"]}) for row in rows}
     for row in pictures:
         sample = samples[row["uri"]]

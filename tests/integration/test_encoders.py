@@ -46,7 +46,9 @@ class Served:
         self.card: ModelCard = self.model.card
         self.encoder: Encoder = load_encoder(self.model, cache=cache)
         folder = self.model.folder or resolve_model(name, cache=cache).folder
-        self._reference = SentenceTransformer(str(folder), device="cpu")
+        # The same backend for pixels: torchvision's differs by a grey level here and there.
+        pil = {"backend": "pil"} if self.card.family in (Family.CLIP, Family.SIGLIP, Family.CONSE) else {}
+        self._reference = SentenceTransformer(str(folder), device="cpu", processor_kwargs=pil)
 
     def encode(self, items: list[Loaded], *, tokens: int, max_items: int = 64) -> list[np.ndarray | Failure]:
         return encode_batches(self.encoder, items, budget=TokenBudget(tokens), max_items=max_items)
@@ -248,7 +250,7 @@ def test_a_missing_tokenizer_does_not_load(tiny_models: dict[str, Path], tmp_pat
     for name in ("tokenizer.json", "tokenizer_config.json", "processor_config.json"):
         (folder / name).unlink()
 
-    with pytest.raises(WorkerUnfit, match=r"cannot be loaded here|takes no text here"):
+    with pytest.raises(WorkerUnfit, match=r"cannot be loaded here|cannot be fed here|takes no text here"):
         load_encoder(resolve_model(str(folder)))
 
 

@@ -48,7 +48,8 @@ def gallery() -> dict[str, bytes]:
 
 def outcomes_of(out: Path) -> dict[str, str]:
     """Each row's outcome by id: `vector`, or its failure's code."""
-    store, found = LocalStore(out), {}
+    store = LocalStore(out)
+    found: dict[str, str] = {}
     for _, key, _ in sorted(published_shards(store)):
         footer = footer_of(store, key)
         found |= dict.fromkeys(read_shard(store, key)[1], "vector")
