@@ -140,7 +140,7 @@ class HttpSource:
         connection, reply = self._reply(url, deadline)
         kept = False
         try:
-            answer = self._content(reply)
+            answer = self._content(reply, secure=url.scheme == "https")
             kept = connection.may_be_kept(reply)
         finally:
             if not kept:  # also what a redirect's or an error's body was not read from
@@ -166,7 +166,7 @@ class HttpSource:
             connection.close()
             raise
 
-    def _content(self, reply: http.client.HTTPResponse) -> "bytes | _Moved":
+    def _content(self, reply: http.client.HTTPResponse, *, secure: bool) -> "bytes | _Moved":
         if reply.status in _MOVED:
             return _Moved(_location(reply))
         _require_ok(reply)
@@ -174,6 +174,10 @@ class HttpSource:
         problem = None if claimed is None else size_problem(claimed, self._max_bytes)
         if problem is not None:
             raise _Miss(*problem, answered=True)
+        if secure and claimed is None and not reply.chunked:
+            # Whoever cuts the wire could choose where such a body ends; http:// has no promise to keep.
+            message = "the reply says neither its length nor where it ends: a cut would go unnoticed"
+            raise _Miss(FailureCode.FETCH_FAILED, message, answered=True)
         data = self._body(reply) if claimed is None else reply.read(claimed)
         if claimed is not None and len(data) < claimed:
             raise http.client.IncompleteRead(b"", claimed - len(data))

@@ -788,8 +788,8 @@ def test_https_never_becomes_http(authority: Authority, make: Make) -> None:
     assert world.dialled == [(PUBLIC, 443)]
 
 
-def test_a_body_without_a_length_must_end_as_tls_does(authority: Authority, make: Make) -> None:
-    """A connection that someone cut is not the end of a medium."""
+def test_a_body_without_a_length_is_refused_over_tls(authority: Authority, make: Make) -> None:
+    """A connection that someone cut must not pass for the end of a medium."""
     with http_server(authority.server("cdn.example")) as server:
         world = World(server.server_port, cdn_example=[PUBLIC])
         server.pages["/a"] = Page(raw=lambda _: [HEAD + b"\r\nhalf"])  # the server closes without TLS's farewell
