@@ -98,6 +98,7 @@ class Coordinator:
         self._errors: Counter[int] = Counter()
         self._later: dict[int, float] = {}
         self._unfit = 0
+        self._unfit_workers: set[str] = set()
         self._last_error = ""
         self._served_at = clock()
         self._failed = 0
@@ -224,8 +225,11 @@ class Coordinator:
     def _count_unfit(self, report: ShardReport) -> None:
         """A worker that cannot do this job: the shard goes to another, unless no worker can."""
         self._unfit += 1
+        self._unfit_workers.add(report.worker)
         self._say_once(report)
-        if self._unfit >= MAX_UNFIT:
+        queues = {lane.queue for lane in self._lanes.values()}
+        serving = {worker.name for worker in self._board.workers() if queues & set(worker.queues)}
+        if self._unfit >= MAX_UNFIT and serving <= self._unfit_workers:
             raise Stopped(f"stopped: no worker is fit for this job: {report.error}")
         self._put_off(report.shard, 1.0)
 
@@ -249,12 +253,17 @@ class Coordinator:
     def _resend_lost(self, leased: set[int]) -> None:
         now = self._clock()
         depths = {lane.queue: self._board.depth(lane.queue) for lane in self._lanes.values()}
+        served = {queue for worker in self._board.workers() for queue in worker.queues} if self._size_of else set()
         for shard in leased:
             self._note_taken(shard, self._sent[shard])
             self._sent[shard].at = now
         for shard, sent in [item for item in self._sent.items() if item[0] not in leased]:
             overtaken = sent.order < self._lane_of(shard).taken  # queues are first in, first out
             silent_s = now - sent.at
+            if shard in self._size_of and sent.queue not in served and silent_s > UNSERVED_S:
+                del self._size_of[shard]  # the larger device is gone: the job's own size says what becomes of the row
+                self._send_again(shard)
+                continue
             if silent_s > RESEND_AFTER_S and (depths[sent.queue] == 0 or overtaken or silent_s > FORGET_AFTER_S):
                 self._send_again(shard)
 

@@ -36,7 +36,8 @@ class Wishes:
 
 def taken_modalities(card: ModelCard) -> tuple[Modality, ...]:
     """The rows that a job with this model has an input for: films too where the model takes images."""
-    films = {Modality.VIDEO} if Modality.IMAGE in card.modalities else set()
+    # Not where rows are mixed: a film's frames would take the place of the row's own image.
+    films = {Modality.VIDEO} if Modality.IMAGE in card.modalities and Modality.MIXED not in card.modalities else set()
     return tuple(sorted(card.modalities | films))
 
 
@@ -90,7 +91,8 @@ def _prompt(card: ModelCard, wishes: Wishes) -> str:
             raise Refused(f"--prompt-name {wishes.prompt_name}: model {card.name} has {there}; or say it with --prompt")
         return prompts[wishes.prompt_name]
     names = {Role.QUERY: ("query",), Role.DOCUMENT: _DOCUMENT_PROMPTS, Role.NONE: ()}[wishes.role]
-    return next((prompts[name] for name in names if name in prompts), card.default_prompt)
+    # As in sentence-transformers: a side without a prompt of its own has none, not the default one.
+    return next((prompts[name] for name in names if name in prompts), "" if wishes.role else card.default_prompt)
 
 
 def _truncate_dim(card: ModelCard, asked: int) -> int:

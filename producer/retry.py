@@ -13,7 +13,7 @@ from schemas.rows import Modality
 from storage.jobs import Job, add_round
 from storage.plans import PlanReader, PlanWriter
 
-_ROWS_A_SHARD = 1024
+_ROWS_A_SHARD, _MEDIA_A_SHARD = 1024, 64
 
 
 def plan_retry(job: Job, codes: tuple[str, ...] = ()) -> PlanRecord | None:
@@ -53,8 +53,9 @@ def _rows_again(job: Job, rounds: list[PlanRecord], failures: pa.Table) -> Itera
         found.setdefault(reader.modality(shard), []).append(table.filter(pc.is_in(table["id"], ids)))
     for modality, tables in found.items():
         table = pa.concat_tables(tables)
-        for at in range(0, table.num_rows, _ROWS_A_SHARD):
-            yield modality, table.slice(at, _ROWS_A_SHARD).sort_by("id")
+        rows = _ROWS_A_SHARD if modality is Modality.TEXT else _MEDIA_A_SHARD
+        for at in range(0, table.num_rows, rows):
+            yield modality, table.slice(at, rows).sort_by("id")
 
 
 def _same_codes(job: Job, plan: PlanRecord, codes: tuple[str, ...]) -> PlanRecord:

@@ -39,6 +39,8 @@ def load_dataset(store: Store, modality: str) -> Dataset:
         if key.startswith(f"data/modality={modality}/"):
             footer, shard_ids, vectors, _ = read_shard(store, key)
             ids += shard_ids
+            if vectors[VECTOR].dtype.kind != "f":
+                raise Refused(f"{store.url}: its column {VECTOR} is quantised; embed with --output-dtype float32 first")
             parts.append(vectors[VECTOR].astype(np.float32))
             space = footer.space_fields
     if not ids:

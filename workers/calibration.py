@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from schemas.failures import Failure
+from schemas.errors import StoreError
+from schemas.failures import Failure, FailureCode
 from schemas.settings import Settings
 from storage import layout
 from storage.sample import read_sample
@@ -14,6 +15,11 @@ from workers.quantising import Ranges
 
 if TYPE_CHECKING:
     from workers.runtime import OpenJob
+
+
+#: What may pass, of which so large a share of the sample is too much.
+_PASSING = frozenset({FailureCode.FETCH_FAILED, FailureCode.FETCH_TIMEOUT, FailureCode.HOST_UNAVAILABLE})
+_MOST_MISSED = 0.1
 
 
 def frozen_ranges(job: "OpenJob", settings: Settings) -> tuple[Ranges, str]:
@@ -31,7 +37,11 @@ def frozen_ranges(job: "OpenJob", settings: Settings) -> tuple[Ranges, str]:
 def _computed(job: "OpenJob", settings: Settings) -> Ranges:
     record = job.job.record
     rows = read_sample(store=job.job.store, plan=record.plan)
-    found = [o.vectors for o in embed_rows(job, rows, settings, lambda: False) if not isinstance(o, Failure)]
+    outcomes = list(embed_rows(job, rows, settings, lambda: False))
+    found = [outcome.vectors for outcome in outcomes if not isinstance(outcome, Failure)]
+    missed = sum(1 for outcome in outcomes if isinstance(outcome, Failure) and outcome.code in _PASSING)
+    if missed > _MOST_MISSED * len(rows):  # ranges are for ever: of a few rows they would spoil every vector
+        raise StoreError(f"{missed} of the {len(rows)} rows that int8 ranges are taken from cannot be fetched now")
     if found:
         return Ranges.of(np.concatenate(found))
     ones = np.ones(record.space.dim, np.float32)  # no row of the sample has a vector: what unit vectors may hold

@@ -111,8 +111,8 @@ def _film_of(told: dict[str, Any], frames: np.ndarray) -> Film:
 
 
 def _measure(told: object) -> float:
-    """A number that is finite and not below 0."""
-    if not isinstance(told, int | float) or not math.isfinite(told) or told < 0:
+    """A number that is finite, not below 0, and that a column can hold."""
+    if not isinstance(told, int | float) or not math.isfinite(told) or not 0 <= told < 2**53:
         raise ValueError("no measure")
     return float(told)
 

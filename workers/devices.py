@@ -13,7 +13,7 @@ from schemas.sizes import CPU, require_size, size_of_device
 _GPU_RESERVE_GIB = 2.5
 #: Of the host's memory, what models may take up: the rest is decoded media, libraries, and the system's.
 _HOST_SHARE = 0.5
-_QUERY = ["--query-gpu=index,memory.total", "--format=csv,noheader,nounits"]
+_QUERY = ["--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +65,23 @@ def _gpus() -> list[Device]:
         told = subprocess.run([program, *_QUERY], capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):  # a driver that does not answer has no devices to give
         return []
-    return [_gpu(line) for line in told.splitlines() if line.count(",") == 1]
+    listed = [[part.strip() for part in line.split(",")] for line in told.splitlines() if line.count(",") == 2]
+    return [_gpu(number, float(mib) / 1024) for number, mib in enumerate(_visible(listed))]
 
 
-def _gpu(line: str) -> Device:
-    index, mib = (part.strip() for part in line.split(","))
-    gib = float(mib) / 1024
-    return Device(name=f"cuda:{index}", size=size_of_device(gib), gib=gib)
+def _visible(listed: list[list[str]]) -> list[str]:
+    """The memory of the GPUs that this process may use, in the order that torch counts them (by PCI bus)."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [mib for _, _, mib in listed]
+    found = []
+    for name in (part.strip() for part in visible.split(",")):
+        match = [mib for index, uuid, mib in listed if name and (name == index or uuid.startswith(name))]
+        if not match:  # CUDA ends its list at the first name that is none
+            break
+        found.append(match[0])
+    return found
+
+
+def _gpu(number: int, gib: float) -> Device:
+    return Device(name=f"cuda:{number}", size=size_of_device(gib), gib=gib)

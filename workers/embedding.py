@@ -38,6 +38,7 @@ def embed_rows(
     loaded = (outcome for _, outcome in load_all(job.loader, rows, settings.load_threads))
     for chunk in _chunks(loaded):
         yield from _embed_chunk(job, chunk, settings, should_stop)
+        del chunk  # or it is held, decoded, while the next one fills
 
 
 def _embed_chunk(

@@ -1,9 +1,9 @@
 """The shelf: the models that a worker holds in its device's memory; the one used longest ago leaves first."""
 
+import gc
 from collections import OrderedDict
 from collections.abc import Callable
 
-from schemas.errors import WorkerUnfit
 from storage.model_files import ResolvedModel
 from workers.encoder import Encoder
 
@@ -37,7 +37,8 @@ class ModelShelf:
     def get(self, model: ResolvedModel, dtype: str) -> Encoder:
         """The model's encoder, loaded where it is not held.
 
-        Raises WorkerUnfit where it does not load, or is larger than the device.
+        One that is over the capacity by itself is held alone: the device has the last word on what fits.
+        Raises WorkerUnfit where it does not load.
         """
         key = (model.card.digest, dtype)
         if key not in self._models:
@@ -48,14 +49,9 @@ class ModelShelf:
         return self._models[key][0]
 
     def _make_room(self, model: ResolvedModel, dtype: str) -> None:
-        if self._capacity and _bytes(model, dtype) > self._capacity:
-            needed, there = _bytes(model, dtype) / 2**30, self._capacity / 2**30
-            raise WorkerUnfit(
-                f"model {model.card.name} takes {needed:.1f} GiB in {dtype}, this worker has {there:.1f}; "
-                "use a device of a larger size"
-            )
         while self._models and not self.has_room_for(model, dtype):
             self._models.popitem(last=False)
+            gc.collect()  # a model is full of cycles: without this it stays until long after the next is loaded
 
 
 def _bytes(model: ResolvedModel, dtype: str) -> int:

@@ -10,7 +10,7 @@ from schemas.failures import Failure, FailureCode, Stage
 from schemas.recipe import OutputType, Recipe
 
 #: Inputs whose vectors have this length, within it, come from a model that gives unit vectors.
-_UNIT = 1e-3
+_UNIT = 1e-2  # what bfloat16 makes of a length of one
 _LEVELS = 255
 
 
@@ -25,7 +25,8 @@ class Ranges:
     def of(cls, vectors: np.ndarray) -> "Ranges":
         """The ranges of float32 (n, dim) `vectors`; a dimension without a width gets a small one."""
         low, high = vectors.min(axis=0), vectors.max(axis=0)
-        return cls(low, np.maximum(high, low + np.float32(1e-6)))
+        least = np.maximum(np.abs(low), 1) * np.float32(1e-6)  # some steps of float32, wherever it lies
+        return cls(low, np.maximum(high, low + least))
 
     def to_json(self) -> bytes:
         """float32 values in the shortest decimals that read back equal."""

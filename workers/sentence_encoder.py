@@ -256,7 +256,7 @@ def _loaded(card: ModelCard, folder: Path, device: str, dtype: str) -> SentenceT
                 model_kwargs={"dtype": dtype, "use_safetensors": True, **_attention(card, device, dtype)},
                 processor_kwargs=processor,
             )
-    except (ImportError, OSError, KeyError, TypeError, ValueError, RuntimeError, MemoryError) as err:
+    except (ImportError, OSError, KeyError, TypeError, ValueError, RuntimeError, MemoryError, AssertionError) as err:
         raise WorkerUnfit(f"model {card.name} cannot be loaded here: {type(err).__name__}: {err}") from err
     return model.eval()
 

@@ -148,5 +148,7 @@ def _command(settings: Settings) -> list[str]:
 
 def _environ(settings: Settings) -> dict[str, str]:
     one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    # GPUs counted as nvidia-smi lists them, so that each worker gets the one that its size was read from.
+    one_thread |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "DO_NOT_TRACK": "1"}
     return {**os.environ, **one_thread, **quiet, **settings.to_environ(), "PYTHONUNBUFFERED": "1"}

@@ -48,6 +48,19 @@ def test_a_turn_ends_when_its_job_has_sent_everything() -> None:
     assert turns.may_send(QUEUE, "b", [])
 
 
+def test_each_of_several_models_gets_its_turn() -> None:
+    """Whoever waited longest is next, however the jobs are looked at."""
+    clock = Clock()
+    turns = Turns(clock)
+    served = {"a": 0, "b": 0, "c": 0}
+    for _ in range(3 * int(TURN_S) + 30):
+        clock.now += 1.0
+        for model in served:
+            served[model] += turns.may_send(QUEUE, model, [])
+
+    assert min(served.values()) > TURN_S / 2
+
+
 def test_no_job_starves() -> None:
     """After its time a busy job lets another model in."""
     clock = Clock()
