@@ -4,7 +4,8 @@ import json
 import os
 import random
 import shutil
-import threading
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -273,25 +274,36 @@ def test_torchs_own_words_for_out_of_memory_are_known() -> None:
 # --- the demo model's folder
 
 
+BUILDER = """
+import sys
+from workers.demo_model import demo_folder
+from workers.torchvision_cpu import make_torchvision_importable
+make_torchvision_importable()
+import sentence_transformers
+print("ready", flush=True)
+sys.stdin.readline()
+print(demo_folder(sys.argv[1], sys.argv[2]))
+"""
+
+
 @pytest.fixture(scope="module")
 def built_twice(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The demo's folder, as two builders at once saw it in an empty cache."""
-    from workers.demo_model import demo_folder
-
     cache = str(tmp_path_factory.mktemp("twice"))
-    digest = resolve_model("demo").card.digest
-    start, folders = threading.Barrier(2), list[Path]()
-
-    def build() -> None:
-        start.wait(30)
-        folders.append(demo_folder(cache, digest))
-
-    threads = [threading.Thread(target=build) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return folders
+    # Processes, as workers are: two loads in threads of one leave transformers patched (its `no_tie_weights`).
+    words = [sys.executable, "-c", BUILDER, cache, resolve_model("demo").card.digest]
+    pipe = subprocess.PIPE
+    builders = [subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True) for _ in range(2)]
+    for builder in builders:
+        assert builder.stdout is not None
+        assert builder.stdout.readline() == "ready\n"
+    for builder in builders:  # both are ready: neither is told much later than the other
+        assert builder.stdin is not None
+        builder.stdin.write("go\n")
+        builder.stdin.flush()
+    said = [builder.communicate(timeout=300)[0] for builder in builders]
+    assert [builder.returncode for builder in builders] == [0, 0]
+    return [Path(folder.strip()) for folder in said]
 
 
 def test_two_builders_at_once_have_one_folder(built_twice: list[Path]) -> None:

@@ -53,11 +53,13 @@ def test_each_model_goes_to_workers_that_hold_it(
     for size in SIZES:
         submit(size, size)
     with started(*worker("cpu"), env=env), started(*worker("gpu8"), env=env):
+        board = RedisBoard(broker.url)
         with started(*worker("gpu24"), env=env):
             done = embedmill("coordinate", "--root", tmp_path, "--until-idle", env=env)
             assert done.returncode == 0, done.stderr
-            present = {w.size: w for w in RedisBoard(broker.url).workers()}
-        board = RedisBoard(broker.url)
+            # Larger workers may have done the small jobs before the small one was up: it has then no model.
+            wait_for(lambda: len(board.workers()) == 3, timeout_s=60, what="all three workers")
+            present = {w.size: w for w in board.workers()}
         wait_for(lambda: len(board.workers()) == 2, timeout_s=60, what="the largest worker's end")
         said = submit("gpu24", "waits")
 
@@ -66,7 +68,8 @@ def test_each_model_goes_to_workers_that_hold_it(
         able = {w.name for w in present.values() if SIZES.index(w.size) >= SIZES.index(size)}
         assert used <= able
         assert embedmill("verify", tmp_path / size).returncode == 0
-    assert present["cpu"].models == (open_job(LocalStore(tmp_path / "cpu")).record.spec.model_digest,)
+        digest = open_job(LocalStore(tmp_path / size)).record.spec.model_digest
+        assert {w.size for w in present.values() if digest in w.models} <= set(SIZES[SIZES.index(size) :])
     assert all(w.loads == len(w.models) for w in present.values())
     assert "shards wait for embed.text.gpu24, which no live worker serves" in said
     assert "needs a GPU of 24 GiB or more" in said
