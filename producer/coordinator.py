@@ -36,6 +36,8 @@ RESEND_AFTER_S = 10.0
 FORGET_AFTER_S = 600.0
 #: Reports of workers that cannot do the job, with nothing published between them, that stop it.
 MAX_UNFIT = 10
+#: The longest pause of a shard whose worker could not reach the store.
+STORE_PAUSE_S = 20.0
 #: Seconds without a live worker after which that is said.
 UNSERVED_S = 15.0
 #: Seconds between two listings of the store, at least; a listing that takes long makes them rarer.
@@ -97,6 +99,7 @@ class Coordinator:
         self._order = 0
         self._errors: Counter[int] = Counter()
         self._later: dict[int, float] = {}
+        self._store_failures: Counter[int] = Counter()
         self._unfit = 0
         self._unfit_workers: set[str] = set()
         self._last_error = ""
@@ -197,6 +200,8 @@ class Coordinator:
             return  # a late attempt at what is done
         elif report.outcome == "error":
             self._count_error(report)
+        elif report.outcome == "store_failed":
+            self._wait_for_the_store(report)
         elif report.outcome == "unfit":
             self._count_unfit(report)
         elif report.outcome == "too_large":
@@ -221,6 +226,12 @@ class Coordinator:
         if self._errors[report.shard] >= MAX_ERRORS:
             raise Stopped(f"stopped: shard {report.shard} failed {MAX_ERRORS} times, at last with {report.error}")
         self._put_off(report.shard, 2.0 ** self._errors[report.shard])
+
+    def _wait_for_the_store(self, report: ShardReport) -> None:
+        """A full or unreachable store is no fault of the shard: it is tried again until the store is back."""
+        self._store_failures[report.shard] += 1
+        self._say_once(report)
+        self._put_off(report.shard, min(2.0 ** self._store_failures[report.shard], STORE_PAUSE_S))
 
     def _count_unfit(self, report: ShardReport) -> None:
         """A worker that cannot do this job: the shard goes to another, unless no worker can."""

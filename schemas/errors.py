@@ -8,7 +8,8 @@
     │   └── NotAllowed         a location lies outside the allowed roots
     ├── Stopped            the job stopped and goes on when it is called again   exit 3
     ├── StoreError         the store failed, or does not keep what it was told
-    │   └── NotFound           the object does not exist
+    │   ├── NotFound           the object does not exist
+    │   └── StoreUnavailable   the store cannot be read or written now; later it may
     ├── Conflict           a published object belongs to another plan
     ├── BrokerError        Redis cannot be started or reached
     └── WorkerUnfit        this process must not compute any further             exit 70
@@ -58,6 +59,10 @@ class StoreError(EmbedmillError):
 
 class NotFound(StoreError):
     """The object does not exist."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be read or written now: full, slow, out of reach; later it may."""
 
 
 class Conflict(EmbedmillError):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from schemas.errors import NotAllowed, NotFound, Refused, StoreError
+from schemas.errors import NotAllowed, NotFound, Refused, StoreError, StoreUnavailable
 from schemas.redaction import redact
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ class ObjectStore:
                     time.sleep(random.uniform(0, 0.1 * 2**attempt))  # noqa: S311  # 409: two at once, and neither won
                 else:
                     return True
-        raise StoreError(f"{key}: the store answered {_CONFLICTS} times that it is being created, and it is not there")
+        raise StoreUnavailable(f"{key}: {_CONFLICTS} times the answer was that it is being created; it is not there")
 
     def replace(self, key: str, data: bytes) -> None:
         with _store_errors(key):
@@ -319,7 +319,8 @@ def _store_errors(key: str) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError) as err:
         raise NotFound(f"{key} does not exist") from err
     except (OSError, BaseError) as err:
-        raise StoreError(f"{key}: {err.strerror or err if isinstance(err, OSError) else store_answer(err)}") from err
+        said = err.strerror or err if isinstance(err, OSError) else store_answer(err)
+        raise StoreUnavailable(f"{key}: {said}") from err
 
 
 def store_answer(err: Exception) -> str:
@@ -331,7 +332,7 @@ def store_answer(err: Exception) -> str:
 def _raise_unless_missing(err: OSError) -> None:
     """A folder that cannot be read is not an empty one."""
     if not isinstance(err, FileNotFoundError):
-        raise StoreError(f"{err.filename} cannot be listed: {err.strerror}") from err
+        raise StoreUnavailable(f"{err.filename} cannot be listed: {err.strerror}") from err
 
 
 def _sync_folder(folder: Path) -> None:

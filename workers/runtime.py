@@ -11,7 +11,7 @@ from functools import partial
 
 import redis
 
-from schemas.errors import EmbedmillError, NotAllowed, WorkerUnfit
+from schemas.errors import EmbedmillError, NotAllowed, StoreUnavailable, WorkerUnfit
 from schemas.message import ShardMessage
 from schemas.presence import WorkerPresence
 from schemas.queues import (
@@ -138,6 +138,8 @@ class Runtime:
             report = self._report(message, "unfit", error=f"{type(err).__name__}: {err}")
             if isinstance(err, WorkerUnfit):
                 end_this_worker()
+        except StoreUnavailable as err:  # nobody's fault: the shard waits until the store is back
+            report = self._report(message, "store_failed", error=f"{type(err).__name__}: {err}")
         except EmbedmillError as err:
             report = self._report(message, "error", error=f"{type(err).__name__}: {err}")
         except Exception as err:  # the process edge: recorded with its traceback, told to the coordinator

@@ -12,6 +12,7 @@ from producer.coordinator import (
     MAX_ERRORS,
     MAX_UNFIT,
     RESEND_AFTER_S,
+    STORE_PAUSE_S,
     UNSERVED_S,
     WINDOW_PER_WORKER,
     Coordinator,
@@ -268,6 +269,20 @@ def test_an_unfit_worker_does_not_stop_the_job() -> None:
 
     with pytest.raises(Stopped, match="no worker is fit"):
         mill.coordinator.tick()
+
+
+def test_a_full_store_is_never_counted_against_a_shard() -> None:
+    """However often: the shard waits, at most STORE_PAUSE_S, and goes on when the store is back."""
+    mill = Mill(shards=1)
+    mill.coordinator.tick()
+
+    for _ in range(3 * MAX_ERRORS):
+        mill.report(0, "store_failed", "StoreUnavailable: data: No space left on device")
+        mill.coordinator.tick()
+        mill.now += STORE_PAUSE_S
+        mill.coordinator.tick()
+
+    assert len(mill.outbox.sent) == 1 + 3 * MAX_ERRORS
 
 
 def test_late_errors_of_a_published_shard_count_for_nothing() -> None:
