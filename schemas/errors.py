@@ -13,6 +13,7 @@
     ├── Conflict           a published object belongs to another plan
     ├── BrokerError        Redis cannot be started or reached
     └── WorkerUnfit        this process must not compute any further             exit 70
+        └── DeviceFailed       nor may any other on the same device                   exit 71
 
 The command line turns each of them into one line on stderr and its exit code; any other
 exception is a bug and keeps its traceback.
@@ -77,3 +78,9 @@ class WorkerUnfit(EmbedmillError):
     """This process must not compute any further; another one may."""
 
     exit_code = 70
+
+
+class DeviceFailed(WorkerUnfit):
+    """The device of this process computes wrongly, in a new process too."""
+
+    exit_code = 71

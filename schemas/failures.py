@@ -48,6 +48,9 @@ class FailureCode(StrEnum):
     MODALITY_UNSUPPORTED = "modality_unsupported"  # the model has no input for it
     PREPROCESS_FAILED = "preprocess_failed"  # the model's own preprocessing refused it
     FORWARD_FAILED = "forward_failed"  # the forward pass failed for this row alone
+    PROCESS_CRASHED = "process_crashed"  # the process dies of this row, alone too
+    PROCESS_TIMEOUT = "process_timeout"  # the model hangs on this row, alone too
+    PROCESS_MEMORY = "process_memory"  # the process needs more memory than it may have for this row, alone too
     TOO_LARGE = "too_large"  # too large for every device at hand, even alone
     VECTOR_NOT_FINITE = "vector_not_finite"  # NaN or infinity, even alone
     VECTOR_ZERO = "vector_zero"  # all zeros, even alone
@@ -80,6 +83,9 @@ RETRYABLE = frozenset(
         FailureCode.DECODE_MEMORY,
         FailureCode.DECODE_CRASHED,
         FailureCode.FORWARD_FAILED,
+        FailureCode.PROCESS_CRASHED,
+        FailureCode.PROCESS_TIMEOUT,
+        FailureCode.PROCESS_MEMORY,
     }
 )
 

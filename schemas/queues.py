@@ -38,6 +38,16 @@ def deaths_key(job: str, shard: int) -> str:
     return f"{PREFIX}deaths:{job}:{shard}"
 
 
+def suspects_key(job: str, shard: int) -> str:
+    """Set: the shard's rows, by index, in whose middle a process died."""
+    return f"{PREFIX}suspects:{job}:{shard}"
+
+
+def condemned_key(job: str, shard: int) -> str:
+    """Hash: rows that kill or hang the process even alone, with their failure."""
+    return f"{PREFIX}condemned:{job}:{shard}"
+
+
 def reports_key(job: str) -> str:
     """List: ShardReports, newest first, trimmed."""
     return f"{PREFIX}reports:{job}"

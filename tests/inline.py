@@ -12,6 +12,8 @@ from schemas.settings import Settings
 from storage.jobs import Job
 from storage.model_files import resolve_model
 from workers.batching import TokenBudget
+from workers.canary import Canary
+from workers.care import Care
 from workers.embed_shard import embed_shard
 from workers.encoder import load_encoder
 from workers.lease import MemoryLeases
@@ -24,9 +26,18 @@ SETTINGS = Settings(worker_name="inline")
 class InlineMill:
     """Runs jobs of the model `hash`; `media` scripts what images are."""
 
-    def __init__(self, job: Job, media: Mapping[str, Loaded | Failure] | None = None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        media: Mapping[str, Loaded | Failure] | None = None,
+        *,
+        care: Care | None = None,
+        faults: str = "",
+    ) -> None:
         self.job, self.board, self.leases = job, MemoryBoard(), MemoryLeases()
-        encoder = load_encoder(resolve_model("hash"))
+        model = resolve_model("hash")
+        encoder = load_encoder(model, faults=faults)
+        canary = Canary(encoder, model.card, "float32")
         self._open = OpenJob(
             job=job,
             location=job.store.url,
@@ -34,7 +45,13 @@ class InlineMill:
             encoder=lambda: encoder,
             budget=TokenBudget(SETTINGS.batch_tokens),
             settings=SETTINGS,
+            canary=lambda: canary,
+            care=care or Care(),
         )
+
+    @property
+    def care(self) -> Care:
+        return self._open.care
 
     def work(self, message: ShardMessage) -> str:
         """What a worker does with a message; returns the attempt's outcome."""

@@ -9,11 +9,15 @@ import numpy as np
 
 from schemas.errors import EmbedmillError, WorkerUnfit
 from schemas.failures import Failure, FailureCode, Stage, one_line
+from workers.breadcrumb import NoTrail, Place, Trail
 from workers.encoder import Encoder, Features, Length, OutOfMemory
 from workers.loading import Loaded
 
 #: Batches that are preprocessed ahead of the forward pass.
 _AHEAD = 2
+#: Items that are measured at a time: the suspects, should the process die of it.
+_MEASURED = 1024
+_NO_TRAIL = NoTrail()
 
 
 class Cancelled(EmbedmillError):
@@ -46,9 +50,14 @@ def fill_batches(lengths: Sequence[int], *, budget: int, max_items: int) -> list
     return batches
 
 
-def measure(encoder: Encoder, items: Sequence[Loaded]) -> list[Length]:
+def measure(encoder: Encoder, items: Sequence[Loaded], trail: Trail = _NO_TRAIL) -> list[Length]:
     """The items' lengths; one that the model cannot measure counts one token, and fails when it is preprocessed."""
-    return _lengths_of(encoder, items) or [(_lengths_of(encoder, [item]) or [Length(1)])[0] for item in items]
+    lengths: list[Length] = []
+    for start in range(0, len(items), _MEASURED):
+        some = items[start : start + _MEASURED]
+        with trail.at(Place.MAIN, range(start, start + len(some))):
+            lengths += _lengths_of(encoder, some) or [(_lengths_of(encoder, [item]) or [Length(1)])[0] for item in some]
+    return lengths
 
 
 def encode_batches(
@@ -59,17 +68,19 @@ def encode_batches(
     max_items: int,
     should_stop: Callable[[], bool] = lambda: False,
     lengths: Sequence[Length] | None = None,
+    trail: Trail = _NO_TRAIL,
 ) -> list[np.ndarray | Failure]:
     """A float32 (dim,) vector or a failure for each item, in the items' order.
 
-    A batch holds items with the same kinds of parts. `lengths` are those of `measure`, where they are known already.
+    A batch holds items with the same kinds of parts. `lengths` are those of `measure`, where they are known already;
+    `trail` is told of each batch before it is preprocessed, and before it goes through the model.
     Raises Cancelled between two batches once `should_stop()` is true.
     """
     if not items:
         return []
-    lengths = measure(encoder, items) if lengths is None else lengths
+    lengths = measure(encoder, items, trail) if lengths is None else lengths
     with ThreadPoolExecutor(1, thread_name_prefix="preprocess") as pool:
-        return _Encoding(encoder, items, lengths, budget, max_items, should_stop, pool).run()
+        return _Encoding(encoder, items, lengths, budget, max_items, should_stop, pool, trail).run()
 
 
 def _lengths_of(encoder: Encoder, items: Sequence[Loaded]) -> list[Length] | None:
@@ -105,9 +116,10 @@ class _Encoding:
         max_items: int,
         should_stop: Callable[[], bool],
         pool: ThreadPoolExecutor,
+        trail: Trail,
     ) -> None:
         self._encoder, self._items, self._budget, self._max_items = encoder, items, budget, max_items
-        self._should_stop, self._pool = should_stop, pool
+        self._should_stop, self._pool, self._trail = should_stop, pool, trail
         self._lengths = [length.padded for length in lengths]
         self._todo: deque[list[int]] = deque()
         self._ahead: deque[tuple[list[int], Future[Features | _Error]]] = deque()
@@ -119,7 +131,7 @@ class _Encoding:
             for batch, features in self._prepared():
                 if self._should_stop():
                     raise Cancelled("the shard was given up between two batches")
-                self._settle(batch, features if isinstance(features, _Error) else self._forward(features))
+                self._settle(batch, features if isinstance(features, _Error) else self._forward(batch, features))
         finally:
             for _, future in self._ahead:
                 future.cancel()
@@ -152,18 +164,22 @@ class _Encoding:
 
     def _preprocess(self, batch: list[int]) -> Features | _Error:
         try:
-            return self._encoder.preprocess([self._items[i] for i in batch])
+            with self._trail.at(Place.AHEAD, batch):
+                return self._encoder.preprocess([self._items[i] for i in batch])
         except WorkerUnfit:
             raise
+        except MemoryError:
+            return _Error(FailureCode.TOO_LARGE, "there is no memory to prepare this row, even alone")
         except Exception as err:  # noqa: BLE001  # the row loop: recorded, then bisected
             return _Error(FailureCode.PREPROCESS_FAILED, one_line(f"{type(err).__name__}: {err}"))
 
-    def _forward(self, features: Features) -> np.ndarray | _Error:
+    def _forward(self, batch: list[int], features: Features) -> np.ndarray | _Error:
         try:
-            return self._encoder.forward(features)
+            with self._trail.at(Place.MAIN, batch):
+                return self._encoder.forward(features)
         except WorkerUnfit:
             raise
-        except OutOfMemory:
+        except (OutOfMemory, MemoryError):
             return _Error(FailureCode.TOO_LARGE, "the device has no memory for this row, even alone")
         except Exception as err:  # noqa: BLE001  # the row loop: recorded, then bisected
             return _Error(FailureCode.FORWARD_FAILED, one_line(f"{type(err).__name__}: {err}"))

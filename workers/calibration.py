@@ -10,7 +10,8 @@ from schemas.failures import Failure, FailureCode
 from schemas.settings import Settings
 from storage import layout
 from storage.sample import read_sample
-from workers.embedding import embed_rows
+from workers.breadcrumb import CALIBRATION
+from workers.isolation import AloneTask
 from workers.quantising import Ranges
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def frozen_ranges(job: "OpenJob", settings: Settings) -> tuple[Ranges, str]:
 def _computed(job: "OpenJob", settings: Settings) -> Ranges:
     record = job.job.record
     rows = read_sample(store=job.job.store, plan=record.plan)
-    outcomes = list(embed_rows(job, rows, settings, lambda: False))
+    task = AloneTask(location=job.location, job=record.id, plan=record.plan.digest, shard=CALIBRATION, rows=())
+    outcomes = job.care.embed(job, task, rows, deaths=0, settings=settings, should_stop=lambda: False)
     found = [outcome.vectors for outcome in outcomes if not isinstance(outcome, Failure)]
     missed = sum(1 for outcome in outcomes if isinstance(outcome, Failure) and outcome.code in _PASSING)
     if missed > _MOST_MISSED * len(rows):  # ranges are for ever: of a few rows they would spoil every vector

@@ -4,6 +4,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.columns import usage_columns
-from schemas.errors import Refused
 from schemas.failures import Failure, FailureCode, one_line
 from schemas.message import ShardMessage
 from schemas.recipe import OutputType, vector_column
@@ -22,15 +22,26 @@ from schemas.shard import Footer, ShardEntry, ShardReport
 from storage.plans import kept_schema, rows_of
 from storage.shards import FAILURES_SCHEMA, ShardOutput, content_sha256, is_published, publish
 from workers.batching import Cancelled
-from workers.embedding import Embedded, embed_rows
-from workers.lease import LeaseBoard, lease
+from workers.embedding import Embedded
+from workers.isolation import AloneTask
+from workers.lease import HeldLease, LeaseBoard, lease
 from workers.quantising import quantised
 
 if TYPE_CHECKING:
     from workers.runtime import OpenJob
 
-#: A shard in whose middle so many processes died is not tried again.
-MAX_DEATHS = 10
+#: Seconds after which the canary is looked at before a shard is published, whatever it holds: each shard of usual size.
+_CANARY_EVERY_S = 5.0
+#: Failures that a sick device makes too: before they are believed, the canary is looked at.
+_OF_THE_MODEL = frozenset(
+    {
+        FailureCode.PREPROCESS_FAILED,
+        FailureCode.FORWARD_FAILED,
+        FailureCode.VECTOR_NOT_FINITE,
+        FailureCode.VECTOR_ZERO,
+        FailureCode.VECTOR_SHAPE,
+    }
+)
 
 _VERSIONED = (
     "embedmill",
@@ -101,15 +112,17 @@ def embed_shard(
             return report("busy")
         if job.job.is_cancelled():
             raise Cancelled
-        if held.deaths >= MAX_DEATHS:
-            raise Refused(f"the worker's process died {held.deaths} times in the middle of this shard: a row kills it")
         with clock.while_in("read"):
             table = job.plan(message.plan).read_table(entry.shard)
         rows = rows_of(table, entry.modality)
         with clock.while_in("load"):
             job.make_ready()
         with clock.while_in("encode"):
-            outcomes = list(embed_rows(job, rows, settings, held.stop.is_set))
+            task = AloneTask(location=job.location, job=message.job, plan=message.plan, shard=entry.shard, rows=())
+            outcomes = job.care.embed(
+                job, task, rows, deaths=held.deaths, settings=settings, should_stop=partial(_should_stop, held, job)
+            )
+            _look_at_canary(job, outcomes)
         too_large = sum(1 for o in outcomes if isinstance(o, Failure) and o.code is FailureCode.TOO_LARGE)
         if too_large and hand_over(entry, f"rows too large for {settings.size}, even alone: {too_large}"):
             return report("too_large")
@@ -117,6 +130,19 @@ def embed_shard(
             output = _output(job, entry, message, table, rows, outcomes, settings, moved)
             outcome, size = publish(store, output)
         return report(outcome, output.footer, size)
+
+
+def _should_stop(held: HeldLease, job: "OpenJob") -> bool:
+    crumb = job.care.crumb
+    return held.stop.is_set() or (crumb is not None and crumb.must_leave)
+
+
+def _look_at_canary(job: "OpenJob", outcomes: list[Outcome]) -> None:
+    """Raise WorkerUnfit where the model does not give what it gave when it was loaded."""
+    suspicious = any(isinstance(outcome, Failure) and outcome.code in _OF_THE_MODEL for outcome in outcomes)
+    canary = job.canary()
+    if canary is not None and (suspicious or canary.age_s > _CANARY_EVERY_S):
+        canary.check()
 
 
 def _output(

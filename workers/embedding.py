@@ -1,6 +1,7 @@
 """Embedding: a shard's rows become vectors; loaded, batched, encoded, and put together again row by row."""
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,10 @@ from schemas.failures import Failure
 from schemas.recipe import QUANTISED, Recipe
 from schemas.rows import ManifestRow
 from schemas.settings import Settings
-from workers.batching import encode_batches, measure
+from workers.batching import Cancelled, encode_batches, measure
+from workers.breadcrumb import NoTrail, Trail
 from workers.encoder import Length
-from workers.loading import Segment, Segments, load_all
+from workers.loading import Loaded, Segment, Segments, load_all
 from workers.quantising import finished, overflows, pooled
 
 if TYPE_CHECKING:
@@ -21,6 +23,15 @@ if TYPE_CHECKING:
 #: Bytes of media, or rows, that are held decoded in front of the device at a time.
 _CHUNK_BYTES = 192_000_000
 _CHUNK_ROWS = 16_384
+
+
+#: The trail of inputs, given the index of each one's row.
+TrailOf = Callable[[Sequence[int]], Trail]
+
+
+def no_trail(rows: Sequence[int]) -> Trail:
+    """A trail that notes nothing."""
+    return NoTrail()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +43,49 @@ class Embedded:
 
 
 def embed_rows(
-    job: "OpenJob", rows: list[ManifestRow], settings: Settings, should_stop: Callable[[], bool]
+    job: "OpenJob",
+    rows: list[ManifestRow],
+    settings: Settings,
+    should_stop: Callable[[], bool],
+    trail_of: TrailOf = no_trail,
 ) -> Iterator[Embedded | Failure]:
-    """The vectors of each row, or why it has none, in order; decoded media are held a chunk at a time."""
-    loaded = (outcome for _, outcome in load_all(job.loader, rows, settings.load_threads))
-    for chunk in _chunks(loaded):
-        yield from _embed_chunk(job, chunk, settings, should_stop)
+    """The vectors of each row, or why it has none, in order; decoded media are held a chunk at a time.
+
+    Raises Cancelled soon after `should_stop()` is true: between two batches, or two rows that are loaded.
+    """
+    loaded = load_all(job.loader, rows, settings.load_threads)
+    done = 0
+    for chunk in _chunks(_unless(should_stop, loaded)):
+        owners = [done + at for at, row in enumerate(chunk) for _ in _inputs_of(row)]
+        yield from _embed_chunk(job, chunk, settings, should_stop, trail_of(owners))
+        done += len(chunk)
         del chunk  # or it is held, decoded, while the next one fills
 
 
+def _unless(
+    should_stop: Callable[[], bool], loaded: Generator[tuple[int, Segments | Failure], None, None]
+) -> Iterator[Segments | Failure]:
+    with contextlib.closing(loaded):
+        for _, row in loaded:
+            if should_stop():
+                raise Cancelled("the shard was given up while its rows were loaded")
+            yield row
+
+
+def _inputs_of(row: Segments | Failure) -> list[Loaded]:
+    return [] if isinstance(row, Failure) else [item for segment in row for item in segment.inputs]
+
+
 def _embed_chunk(
-    job: "OpenJob", chunk: list[Segments | Failure], settings: Settings, should_stop: Callable[[], bool]
+    job: "OpenJob",
+    chunk: list[Segments | Failure],
+    settings: Settings,
+    should_stop: Callable[[], bool],
+    trail: Trail,
 ) -> Iterator[Embedded | Failure]:
     encoder, recipe = job.encoder(), job.job.record.space.recipe
-    inputs = [item for row in chunk if not isinstance(row, Failure) for segment in row for item in segment.inputs]
-    lengths = measure(encoder, inputs)
+    inputs = [item for row in chunk for item in _inputs_of(row)]
+    lengths = measure(encoder, inputs, trail)
     encoded = encode_batches(
         encoder,
         inputs,
@@ -54,6 +93,7 @@ def _embed_chunk(
         budget=job.budget,
         max_items=_most_items(recipe, settings),
         should_stop=should_stop,
+        trail=trail,
     )
     results = iter(zip(encoded, lengths, strict=True))
     for row in chunk:
@@ -111,8 +151,7 @@ def _chunks(loaded: Iterator[Segments | Failure]) -> Iterator[list[Segments | Fa
     size = 0
     for row in loaded:
         chunk.append(row)
-        if not isinstance(row, Failure):
-            size += sum(item.nbytes for segment in row for item in segment.inputs)
+        size += sum(item.nbytes for item in _inputs_of(row))
         if size >= _CHUNK_BYTES or len(chunk) >= _CHUNK_ROWS:
             yield chunk
             chunk, size = [], 0

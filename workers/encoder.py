@@ -59,16 +59,17 @@ def load_encoder(
     cache: str = "",
     delay_ms: float = 0.0,
     memory_tokens: int = 0,
+    faults: str = "",
 ) -> Encoder:
     """Load a model whose files are those of its card; `cache` is where the demo model is built.
 
-    `delay_ms` is what the model `hash` waits a row, `memory_tokens` what a batch of it may hold.
+    `delay_ms` is what the model `hash` waits a row, `memory_tokens` what a batch of it may hold, `faults` how it fails.
     Raises WorkerUnfit where the files are not those of the card, do not load, or hold another model than it says.
     """
     if model.card.family is Family.HASH:
         from workers.hash_encoder import HashEncoder
 
-        return HashEncoder(model.card, delay_s=delay_ms / 1000, memory_tokens=memory_tokens)
+        return HashEncoder(model.card, delay_s=delay_ms / 1000, memory_tokens=memory_tokens, faults=faults)
     if model.card.family is Family.MEL:
         from workers.mel_encoder import MelEncoder
 

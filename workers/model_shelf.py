@@ -3,8 +3,10 @@
 import gc
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 
 from storage.model_files import ResolvedModel
+from workers.canary import Canary
 from workers.encoder import Encoder
 
 Key = tuple[str, str]  # digest of the model, dtype of its computation
@@ -16,9 +18,17 @@ _OVERHEAD_BYTES = 64 * 2**20
 class ModelShelf:
     """Models in memory, at most `capacity` bytes of weights (0: no limit), loaded by `load` when first asked for."""
 
-    def __init__(self, load: Callable[[ResolvedModel, str], Encoder], *, capacity: int = 0) -> None:
-        self._load, self._capacity = load, capacity
+    def __init__(
+        self,
+        load: Callable[[ResolvedModel, str], Encoder],
+        *,
+        capacity: int = 0,
+        remember: Callable[[Key], Path | None] = lambda key: None,
+    ) -> None:
+        """`remember` says where the vectors of a model's canary are kept for this worker's next process."""
+        self._load, self._capacity, self._remember = load, capacity, remember
         self._models: OrderedDict[Key, tuple[Encoder, int]] = OrderedDict()
+        self._canaries: dict[Key, Canary] = {}
         self.loads = 0
 
     @property
@@ -38,19 +48,32 @@ class ModelShelf:
         """The model's encoder, loaded where it is not held.
 
         One that is over the capacity by itself is held alone: the device has the last word on what fits.
-        Raises WorkerUnfit where it does not load.
+        Raises WorkerUnfit where it does not load, DeviceFailed where it gives other vectors than it did before.
         """
         key = (model.card.digest, dtype)
         if key not in self._models:
             self._make_room(model, dtype)
-            self._models[key] = (self._load(model, dtype), _bytes(model, dtype))
+            encoder = self._load(model, dtype)
+            self._canaries[key] = Canary(encoder, model.card, dtype, self._remember(key))
+            self._models[key] = (encoder, _bytes(model, dtype))
             self.loads += 1
         self._models.move_to_end(key)
         return self._models[key][0]
 
+    def canary(self, model: ResolvedModel, dtype: str) -> Canary | None:
+        """The canary of a model that is held."""
+        return self._canaries.get((model.card.digest, dtype))
+
+    def clear(self) -> None:
+        """Give back the memory of every model."""
+        self._models.clear()
+        self._canaries.clear()
+        gc.collect()
+
     def _make_room(self, model: ResolvedModel, dtype: str) -> None:
         while self._models and not self.has_room_for(model, dtype):
-            self._models.popitem(last=False)
+            key, _ = self._models.popitem(last=False)
+            self._canaries.pop(key, None)
             gc.collect()  # a model is full of cycles: without this it stays until long after the next is loaded
 
 

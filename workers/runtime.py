@@ -5,13 +5,15 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import redis
 
 from schemas.errors import EmbedmillError, NotAllowed, StoreUnavailable, WorkerUnfit
+from schemas.failures import Failure
 from schemas.message import ShardMessage
 from schemas.presence import WorkerPresence
 from schemas.queues import (
@@ -28,22 +30,28 @@ from schemas.queues import (
 from schemas.recipe import OutputType
 from schemas.settings import Settings
 from schemas.shard import ShardEntry, ShardReport
-from schemas.sizes import above
+from schemas.sizes import CPU, above
 from schemas.space import Space
 from storage.jobs import Job, open_job
 from storage.model_files import ResolvedModel, resolve_model
 from storage.plans import PlanReader
 from storage.store import open_store, require_within
 from workers.batching import Cancelled, TokenBudget
+from workers.breadcrumb import Breadcrumb
 from workers.calibration import frozen_ranges
+from workers.canary import Canary
+from workers.care import Care
 from workers.decoders import DecodeLimits, Decoders
 from workers.embed_shard import embed_shard
+from workers.embedding import Embedded
 from workers.encoder import Encoder, load_encoder
 from workers.fetch import Fetcher, FetchRules
+from workers.isolation import AloneTask, embed_alone
 from workers.lease import LeaseBoard, RedisLeases
 from workers.loading import Loader, MediaLoader
 from workers.model_shelf import ModelShelf
 from workers.quantising import Ranges
+from workers.suspects import RedisSuspects
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +65,11 @@ _JOBS_KEPT = 16
 _PASSED_ON_S = 120
 
 
-def build_runtime(settings: Settings, shelf: ModelShelf | None = None) -> "Runtime":
+def build_runtime(settings: Settings, shelf: ModelShelf | None = None, crumb: Breadcrumb | None = None) -> "Runtime":
     """The one place where a worker's parts are put together; `shelf` is the one that its presence tells of."""
     client = redis.Redis.from_url(client_url(settings.broker_url), **CLIENT_OPTIONS)
     shelf = build_shelf(settings) if shelf is None else shelf
-    return Runtime(settings=settings, client=client, leases=RedisLeases(client), shelf=shelf)
+    return Runtime(settings=settings, client=client, leases=RedisLeases(client), shelf=shelf, crumb=crumb)
 
 
 def build_shelf(settings: Settings) -> ModelShelf:
@@ -75,14 +83,16 @@ def build_shelf(settings: Settings) -> ModelShelf:
             cache=settings.model_cache,
             delay_ms=settings.hash_delay_ms,
             memory_tokens=settings.hash_memory_tokens,
+            faults=settings.hash_faults,
         )
 
-    return ModelShelf(load, capacity=settings.memory_mb * 2**20)
+    def remember(key: tuple[str, str]) -> Path | None:
+        digest, dtype = key
+        return (
+            Path(settings.crumb_dir) / f"{settings.worker_name}.{digest[:16]}-{dtype}" if settings.crumb_dir else None
+        )
 
-
-def end_this_worker() -> None:
-    """Ask the main process of this worker to end: it takes nothing else, and its supervisor starts a new one."""
-    os.kill(os.getppid(), signal.SIGTERM)
+    return ModelShelf(load, capacity=settings.memory_mb * 2**20, remember=remember)
 
 
 @dataclass(slots=True)
@@ -95,6 +105,8 @@ class OpenJob:
     encoder: Callable[[], Encoder]  # the job's model, loaded where it has left the memory meanwhile
     budget: TokenBudget
     settings: Settings
+    canary: Callable[[], Canary | None] = lambda: None  # of the job's model
+    care: Care = field(default_factory=Care)
     plans: dict[str, PlanReader] = field(default_factory=dict)
     ranges: Ranges | None = None  # of int8 vectors
     ranges_sha256: str = ""
@@ -119,6 +131,8 @@ class Runtime:
     client: redis.Redis
     leases: LeaseBoard
     shelf: ModelShelf
+    crumb: Breadcrumb | None = None
+    _unfit: str = ""  # why this process computes no more
     _jobs: dict[str, OpenJob] = field(default_factory=dict)
     _models: dict[str, ResolvedModel] = field(default_factory=dict)
     _decoders: dict[DecodeLimits, Decoders] = field(default_factory=dict)
@@ -130,14 +144,14 @@ class Runtime:
         """
         started = time.monotonic()
         try:
-            report = self._embed(message)
+            report = self._report(message, "unfit", error=self._unfit) if self._unfit else self._embed(message)
         except (Cancelled, redis.RedisError) as err:  # nobody wants it, or Redis is away: it is sent again
             report = self._report(message, "cancelled")
             logger.info("shard left: %s", err, extra={"event": "shard_left", "shard": message.shard})
         except (NotAllowed, WorkerUnfit) as err:  # not the shard's fault: another worker may do it
             report = self._report(message, "unfit", error=f"{type(err).__name__}: {err}")
             if isinstance(err, WorkerUnfit):
-                end_this_worker()
+                self._end_this_worker(err)
         except StoreUnavailable as err:  # nobody's fault: the shard waits until the store is back
             report = self._report(message, "store_failed", error=f"{type(err).__name__}: {err}")
         except EmbedmillError as err:
@@ -156,11 +170,19 @@ class Runtime:
         logger.log(logging.ERROR if report.error else logging.INFO, report.error or "shard done", extra=fields)
         return shown
 
+    def _end_this_worker(self, err: WorkerUnfit) -> None:
+        """Compute nothing any more, and have the main process end, with the code that says whose fault it is."""
+        self._unfit = str(err)
+        if self.crumb is None:
+            os.kill(os.getppid(), signal.SIGTERM)
+        else:
+            self.crumb.say_unfit(err.exit_code)
+
     def _embed(self, message: ShardMessage) -> ShardReport:
         location = self._location(message.job)
         job = self._jobs.get(message.job)
         if job is None or job.location != location:
-            job = self._open(message.job, location)
+            job = self.open(message.job, location)
         entry = job.plan(message.plan).entry(message.shard)
         if self._may_pass_on(job, entry):
             return self._report(message, "passed")
@@ -173,7 +195,8 @@ class Runtime:
             moved=self._moved(message, job.job.record.spec.size),
         )
 
-    def _open(self, job_id: str, location: str) -> "OpenJob":
+    def open(self, job_id: str, location: str) -> "OpenJob":
+        """The job at `location`, ready to be worked on; raises NotAllowed where that is no place for this worker."""
         job = self._find(job_id, location)
         spec = job.record.spec
         for root in spec.media_roots:
@@ -189,6 +212,8 @@ class Runtime:
             encoder=partial(self._encoder, job, model),
             budget=TokenBudget(self.settings.batch_tokens),
             settings=self.settings,
+            canary=partial(self._canary, model, job.record.space.recipe.dtype),
+            care=Care(RedisSuspects(self.client), self.crumb, self._alone),
         )
         while len(self._jobs) >= _JOBS_KEPT:
             self._jobs.pop(next(iter(self._jobs))).loader.close()  # the one opened first
@@ -263,6 +288,15 @@ class Runtime:
     def _encoder(self, job: Job, model: ResolvedModel) -> Encoder:
         recipe = job.record.space.recipe
         return self.shelf.get(model, recipe.dtype).told(recipe)
+
+    def _canary(self, model: ResolvedModel, dtype: str) -> Canary | None:
+        return self.shelf.canary(model, dtype)
+
+    def _alone(self, task: AloneTask, should_stop: Callable[[], bool]) -> Iterator[tuple[int, Embedded | Failure]]:
+        """Rows in a process of their own, which on a GPU needs the memory that the models here take up."""
+        if self.settings.device != CPU:
+            self.shelf.clear()
+        return embed_alone(task, self.settings, should_stop)
 
     def _loader(self, job: Job) -> MediaLoader:
         spec, settings = job.record.spec, self.settings

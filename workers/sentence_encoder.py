@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging
 
@@ -23,7 +22,8 @@ from schemas.errors import WorkerUnfit
 from schemas.model_cards import PIXELS_PER_TOKEN, Family, ModelCard
 from schemas.recipe import Recipe
 from schemas.rows import Modality
-from workers.content import Film, Sound
+from workers.canary import probe
+from workers.content import Film
 from workers.encoder import Length, OutOfMemory
 from workers.loading import Loaded
 from workers.processor_check import check_processor
@@ -145,7 +145,7 @@ class SentenceEncoder:
         """One item of each modality through the model: it gives vectors of the card's dimension."""
         for modality in sorted(self._card.modalities - {Modality.MIXED}):
             try:
-                vectors = self.forward(self.preprocess([_probe(self._card, modality)]))
+                vectors = self.forward(self.preprocess([probe(self._card, modality)]))
             except (ImportError, KeyError, TypeError, ValueError, RuntimeError, OutOfMemory) as err:
                 raise WorkerUnfit(f"model {self._card.name} takes no {modality} here: {err}") from err
             if vectors.shape != (1, self.dim) or not np.isfinite(vectors).all():
@@ -176,29 +176,6 @@ def _metadata(film: Film) -> dict[str, Any]:
         "duration": film.seconds_in,
         "frames_indices": [round(time * fps) for time in film.times_s],
     }
-
-
-def _probe(card: ModelCard, modality: Modality) -> Loaded:
-    if modality is Modality.TEXT:
-        return Loaded(text="a")
-    if modality is Modality.IMAGE:
-        return Loaded(image=Image.new("RGB", (32, 32), "gray"))
-    if modality is Modality.AUDIO:
-        samples = np.sin(np.arange(card.audio_rate // 2, dtype=np.float32) / 10)
-        return Loaded(sound=Sound(samples=samples, rate=card.audio_rate, seconds_in=0.5))
-    count = card.video_frames or 4
-    times = tuple(n / 2 for n in range(count))
-    return Loaded(
-        film=Film(
-            frames=np.full((count, 32, 32, 3), 128, np.uint8),
-            times_s=times,
-            fps=2.0,
-            start_s=0.0,
-            end_s=count / 2,
-            frames_in=count,
-            seconds_in=count / 2,
-        )
-    )
 
 
 def _on(device: torch.device, value: object) -> object:

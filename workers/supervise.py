@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from functools import partial
@@ -14,12 +15,15 @@ from typing import IO
 
 from celery.platforms import set_pdeathsig  # type: ignore[attr-defined]  # missing in celery-types
 
+from schemas.errors import DeviceFailed, WorkerUnfit
 from schemas.settings import Settings
 
 #: A worker that ends by itself is started again after so many seconds, doubled at each fast death.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 #: A worker that lived so long did not die fast.
 _LIVED_S = 60.0
+#: A worker that takes itself out so often within so many seconds is not started again.
+_MOST_UNFIT, _UNFIT_WITHIN_S = 3, 600.0
 
 
 class Worker:
@@ -33,6 +37,8 @@ class Worker:
         self._pause_s = _FIRST_PAUSE_S
         self._start_at = 0.0
         self.deaths = 0
+        self.unfit = 0  # the exit code with which it is left alone for good
+        self._unfit_at: list[float] = []
 
     @property
     def pid(self) -> int | None:
@@ -56,17 +62,25 @@ class Worker:
 
     def watch(self) -> None:
         """Start the process again where it has ended."""
-        if self._process is None or self._process.poll() is None:
+        if self._process is None or self._process.poll() is None or self.unfit:
             return
         now = time.monotonic()
         if self._start_at == 0.0:
             self.deaths += 1
+            self._judge(self._process.returncode, now)
             lived = now - self._started > _LIVED_S
             self._pause_s = _FIRST_PAUSE_S if lived else min(self._pause_s * 2, _LONGEST_PAUSE_S)
             self._start_at = now + (0.0 if lived else self._pause_s)
         if now >= self._start_at:
             self._start_at = 0.0
             self.start()
+
+    def _judge(self, code: int, now: float) -> None:
+        """Leave a worker alone whose device is at fault, or that takes itself out again and again."""
+        if code == WorkerUnfit.exit_code:
+            self._unfit_at = [at for at in self._unfit_at if now - at < _UNFIT_WITHIN_S] + [now]
+        if code == DeviceFailed.exit_code or len(self._unfit_at) >= _MOST_UNFIT:
+            self.unfit = DeviceFailed.exit_code if code == DeviceFailed.exit_code else WorkerUnfit.exit_code
 
     def signal(self, number: int) -> None:
         """Signal the main process alone: its group's children would lose their message."""
@@ -91,6 +105,8 @@ class Fleet:
         # Random too: containers may share a host's name and have equal pids, and a name owns its leases.
         base = name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self._logs = logs
+        self._crumbs = tempfile.TemporaryDirectory(prefix="embedmill-crumbs-")
+        crew = [replace(settings, crumb_dir=settings.crumb_dir or self._crumbs.name) for settings in crew]
         self.workers = [
             Worker(replace(settings, worker_name=f"w{n}@{base}"), logs / f"worker-{n}.log" if logs else None)
             for n, settings in enumerate(crew)
@@ -101,9 +117,18 @@ class Fleet:
             worker.start()
 
     def watch(self) -> None:
-        """Start again what has ended; call it every second or so."""
+        """Start again what has ended; call it every second or so.
+
+        Raises WorkerUnfit, or DeviceFailed, when every worker has taken itself out for good.
+        """
         for worker in self.workers:
             worker.watch()
+        codes = {worker.unfit for worker in self.workers}
+        if 0 not in codes:
+            word = "took themselves out, again and again; see their log"
+            raise (DeviceFailed if DeviceFailed.exit_code in codes else WorkerUnfit)(
+                f"all workers of this machine {word}"
+            )
 
     @property
     def size(self) -> int:
@@ -123,6 +148,7 @@ class Fleet:
                 worker.signal(signal.SIGKILL)
         for worker in self.workers:
             worker.wait(10.0)
+        self._crumbs.cleanup()
 
 
 def usable_cores() -> int:

@@ -11,6 +11,8 @@ from schemas.message import ShardMessage
 from schemas.queues import task_name
 from schemas.rows import Modality
 from schemas.settings import Settings
+from workers.breadcrumb import Breadcrumb
+from workers.minder import note_death
 from workers.model_shelf import ModelShelf
 from workers.runtime import Runtime, build_runtime
 
@@ -23,16 +25,23 @@ class ShardTask(Task):  # type: ignore[type-arg]  # Task is not generic at run t
     Request = "workers.request:AcknowledgingRequest"
     settings: Settings
     shelf: ModelShelf
+    crumb: Breadcrumb | None
 
     @cached_property
     def runtime(self) -> Runtime:
-        return build_runtime(self.settings, self.shelf)
+        return build_runtime(self.settings, self.shelf, self.crumb)
+
+    def note_death(self) -> None:
+        """In the parent: the child that worked on this task is dead."""
+        if self.crumb is not None:
+            note_death(self.settings, self.crumb)
 
 
-def register(app: Celery, settings: Settings, shelf: ModelShelf) -> None:
+def register(app: Celery, settings: Settings, shelf: ModelShelf, crumb: Breadcrumb | None = None) -> None:
     """Give `app` one task for each modality; they differ in nothing but the name that Flower shows."""
+    attributes = {"settings": settings, "shelf": shelf, "crumb": crumb, "abstract": True}
     for modality in Modality:
-        base = type("BoundShardTask", (ShardTask,), {"settings": settings, "shelf": shelf, "abstract": True})
+        base = type("BoundShardTask", (ShardTask,), attributes)
         app.task(name=task_name(modality), base=base, bind=True)(_work)
 
 

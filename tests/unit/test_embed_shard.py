@@ -1,23 +1,27 @@
 """One shard, from message to published file, in this process."""
 
 import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from schemas.errors import Conflict, Refused
-from schemas.failures import FailureCode
+from schemas.errors import Conflict, WorkerUnfit
+from schemas.failures import Failure, FailureCode, Stage
 from schemas.rows import ManifestRow, Modality
 from storage import layout
 from storage.jobs import Job
 from storage.model_files import resolve_model
-from storage.shards import published_shards, read_failures, read_shard
+from storage.shards import footer_of, published_shards, read_failures, read_shard
 from storage.store import memory_store
 from tests.inline import InlineMill
 from tests.jobs import planned_job, text_rows
 from workers.batching import Cancelled
-from workers.embed_shard import MAX_DEATHS
+from workers.care import UNEXPLAINED_DEATHS, Care, Outcome
+from workers.embedding import Embedded
 from workers.hash_encoder import expected_vector
+from workers.isolation import AloneTask
 
 DIGEST = resolve_model("hash").card.digest
 
@@ -131,14 +135,83 @@ def test_the_same_place_taken_by_another_plan_is_a_conflict() -> None:
     assert mill.job.store.get(key) == foreign
 
 
-def test_a_shard_that_only_kills_is_given_up() -> None:
-    """After ten processes that died in its middle the shard is an error, not an eleventh death."""
-    mill = InlineMill(job_of(text_rows(5)))
-    for _ in range(MAX_DEATHS):
+CRASHED = Failure(code=FailureCode.PROCESS_CRASHED, stage=Stage.FORWARD, message="it died")
+
+
+class Cell:
+    """Tries rows alone, and remembers which; row 2 dies of it."""
+
+    def __init__(self) -> None:
+        self.tried: list[int] = []
+
+    def __call__(self, task: AloneTask, should_stop: Callable[[], bool]) -> Iterator[tuple[int, Outcome]]:
+        for row in task.rows:
+            self.tried.append(row)
+            vector = expected_vector(f"text number {row}".encode(), DIGEST, 16)
+            yield row, CRASHED if row == 2 else Embedded(vector[None, :], [{}])
+
+
+def test_suspects_are_tried_alone_and_the_others_as_usual() -> None:
+    """A row in whose middle a process died costs itself; what it was suspected with has its vectors."""
+    cell = Cell()
+    mill = InlineMill(job_of(text_rows(5)), care=Care(alone=cell))
+    suspects = mill.care.suspects
+    suspects.suspect(mill.job.id, 0, [1, 2])
+
+    outcome = mill.work(mill.message(0))
+
+    footer, ids, vectors, _ = read_shard(mill.job.store, "data/modality=text/part-000000.parquet")
+    assert (outcome, cell.tried) == ("published", [1, 2])
+    assert footer.failures == {"process_crashed": 1}
+    assert ids == ["r000000", "r000001", "r000003", "r000004"]
+    for item, vector in zip(ids, vectors["embedding"], strict=True):
+        np.testing.assert_array_equal(vector, expected_vector(f"text number {int(item[1:])}".encode(), DIGEST, 16))
+
+
+def test_a_row_that_was_condemned_is_not_tried_again() -> None:
+    """What came of it alone is remembered by all workers."""
+    cell = Cell()
+    mill = InlineMill(job_of(text_rows(5)), care=Care(alone=cell))
+    mill.care.suspects.suspect(mill.job.id, 0, [1, 2])
+    mill.care.suspects.condemn(mill.job.id, 0, 2, CRASHED)
+
+    mill.work(mill.message(0))
+
+    assert cell.tried == [1]
+
+
+def test_deaths_that_nothing_explains_never_fail_a_shard() -> None:
+    """Machines that were taken away count for nothing; after many each row is tried alone, for it may be a row."""
+    cell = Cell()
+    mill = InlineMill(job_of(text_rows(5)), care=Care(alone=cell))
+    for _ in range(UNEXPLAINED_DEATHS):
         mill.leases.begin(mill.job.id, 0)
 
-    with pytest.raises(Refused, match="died 10 times"):
+    outcome = mill.work(mill.message(0))
+
+    assert (outcome, cell.tried) == ("published", [0, 1, 2, 3, 4])
+
+
+def test_nothing_is_published_by_a_device_that_errs_without_a_word() -> None:
+    """The canary is looked at before failures are believed: what a sick device gives stays unpublished."""
+    rows = [replace(row, text="!nan") if n == 3 else row for n, row in enumerate(text_rows(5))]
+    mill = InlineMill(job_of(rows), faults="poison,drift@4")  # the canary has one item a modality
+
+    with pytest.raises(WorkerUnfit, match="other vectors for the same input"):
         mill.work(mill.message(0))
+
+    assert list(mill.job.store.walk("data")) == []
+
+
+def test_bad_rows_of_a_sound_device_are_believed() -> None:
+    """The canary is well: it is the row."""
+    rows = [replace(row, text="!nan") if n == 3 else row for n, row in enumerate(text_rows(5))]
+    mill = InlineMill(job_of(rows), faults="poison")
+
+    mill.work(mill.message(0))
+
+    footer = footer_of(mill.job.store, "data/modality=text/part-000000.parquet")
+    assert footer.failures == {"vector_not_finite": 1}
 
 
 def test_an_attempt_that_ended_does_not_count_as_a_death() -> None:
