@@ -101,6 +101,11 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
         return
 
 
+def events(log: Path) -> list[dict[str, Any]]:
+    """What processes logged: one JSON object a line; other lines are passed over."""
+    return [json.loads(line) for line in log.read_text("utf-8", "replace").splitlines() if line.startswith("{")]
+
+
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path

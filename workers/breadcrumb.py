@@ -117,6 +117,12 @@ class Breadcrumb:
         by = _HEAD.unpack_from(self._memory)[1]
         return bool(by) and time.monotonic() >= by
 
+    def wait_to_leave(self, timeout_s: float) -> None:
+        """Return once the main process has asked to leave, or after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while not self.must_leave and time.monotonic() < deadline:
+            time.sleep(0.02)
+
     def say_unfit(self, code: int) -> None:
         """Leave the code that the worker is to exit with."""
         pid, by, _ = _HEAD.unpack_from(self._memory)

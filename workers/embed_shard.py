@@ -30,8 +30,6 @@ from workers.quantising import quantised
 if TYPE_CHECKING:
     from workers.runtime import OpenJob
 
-#: Seconds after which the canary is looked at before a shard is published, whatever it holds: each shard of usual size.
-_CANARY_EVERY_S = 5.0
 #: Failures that a sick device makes too: before they are believed, the canary is looked at.
 _OF_THE_MODEL = frozenset(
     {
@@ -122,7 +120,7 @@ def embed_shard(
             outcomes = job.care.embed(
                 job, task, rows, deaths=held.deaths, settings=settings, should_stop=partial(_should_stop, held, job)
             )
-            _look_at_canary(job, outcomes)
+            _look_at_canary(job, outcomes, settings.canary_s)
         too_large = sum(1 for o in outcomes if isinstance(o, Failure) and o.code is FailureCode.TOO_LARGE)
         if too_large and hand_over(entry, f"rows too large for {settings.size}, even alone: {too_large}"):
             return report("too_large")
@@ -137,11 +135,11 @@ def _should_stop(held: HeldLease, job: "OpenJob") -> bool:
     return held.stop.is_set() or (crumb is not None and crumb.must_leave)
 
 
-def _look_at_canary(job: "OpenJob", outcomes: list[Outcome]) -> None:
+def _look_at_canary(job: "OpenJob", outcomes: list[Outcome], every_s: float) -> None:
     """Raise WorkerUnfit where the model does not give what it gave when it was loaded."""
     suspicious = any(isinstance(outcome, Failure) and outcome.code in _OF_THE_MODEL for outcome in outcomes)
     canary = job.canary()
-    if canary is not None and (suspicious or canary.age_s > _CANARY_EVERY_S):
+    if canary is not None and (suspicious or canary.age_s > every_s):
         canary.check()
 
 

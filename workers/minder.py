@@ -46,6 +46,7 @@ class Minder(threading.Thread):
             self._end_what_grows()
             if self._crumb.unfit and state.should_stop is None:
                 # What Celery's own signal handlers set: a warm shutdown, with an exit code.
+                self._crumb.ask_to_leave(time.monotonic())
                 state.should_stop = self._crumb.unfit  # type: ignore[assignment]  # typed by its first value
             if self._idle.is_stuck():
                 logger.error("shards wait and none comes: the worker starts anew", extra={"event": "stuck_consumer"})
@@ -96,6 +97,8 @@ class IdleWatch:
 def note_death(settings: Settings, crumb: Breadcrumb) -> None:
     """Say which rows a dead process was working on, and free its shard; called before its message is given back."""
     steps = crumb.steps()
+    rows = sum(len(step.rows) for step in steps)
+    logger.warning("the process died", extra={"event": "process_died", "rows": rows, "pid": crumb.pid})
     client = redis.Redis.from_url(client_url(settings.broker_url), **CLIENT_OPTIONS)
     suspects, leases = RedisSuspects(client), RedisLeases(client)
     try:

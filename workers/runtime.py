@@ -59,8 +59,8 @@ logger = logging.getLogger(__name__)
 _REPORTS_KEPT = 100_000
 #: Jobs that are held open at a time: each has its plan's index in memory.
 _JOBS_KEPT = 16
-
-
+#: Seconds within which a worker's main process sees that the one that computes is unfit.
+_TAKEN_OUT_S = 5.0
 #: A shard that was passed on is not passed on again for so many seconds.
 _PASSED_ON_S = 120
 
@@ -177,6 +177,7 @@ class Runtime:
             os.kill(os.getppid(), signal.SIGTERM)
         else:
             self.crumb.say_unfit(err.exit_code)
+            self.crumb.wait_to_leave(_TAKEN_OUT_S)  # no other message is taken meanwhile
 
     def _embed(self, message: ShardMessage) -> ShardReport:
         location = self._location(message.job)
