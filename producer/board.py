@@ -53,6 +53,9 @@ class Board(Protocol):
 
     def uncancel(self, job: str) -> None: ...
 
+    def withdraw(self, job: str) -> None:
+        """Have workers leave the job's messages that still wait; what is in work is finished."""
+
 
 class RedisBoard:
     """The board on Redis."""
@@ -126,6 +129,10 @@ class RedisBoard:
         with _broker_errors(self._url):
             self._client.delete(queues.cancel_key(job))
 
+    def withdraw(self, job: str) -> None:
+        with _broker_errors(self._url):
+            self._client.delete(queues.job_key(job))
+
     def facts(self) -> dict[str, str]:
         """What `doctor` looks at: version, memory policy, limits."""
         with _broker_errors(self._url):
@@ -145,6 +152,7 @@ class MemoryBoard:
     driver: dict[str, object] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
     jobs: dict[str, str] = field(default_factory=dict)
+    withdrawn: set[str] = field(default_factory=set)
 
     def claim(self, job: str, location: str) -> bool:
         return self.driver.setdefault(job, self) is self
@@ -173,6 +181,9 @@ class MemoryBoard:
 
     def workers(self) -> list[WorkerPresence]:
         return sorted(self.present, key=lambda w: w.name)
+
+    def withdraw(self, job: str) -> None:
+        self.withdrawn.add(job)
 
     def cancel(self, job: str) -> None:
         self.cancelled.add(job)

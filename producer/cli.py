@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from producer.error_limit import ErrorLimit
 from producer.job_options import AllowUnpinned, OnlyModality, SizeName, takes_job
 from schemas.errors import EmbedmillError
 
@@ -73,6 +74,16 @@ Roots = Annotated[
     list[str],
     typer.Option("--root", help="A folder or s3:// prefix that jobs and media may lie in. Repeatable."),
 ]
+MaxErrors = Annotated[
+    int,
+    typer.Option("--max-errors", min=0, help="Stop when more rows than this failed; 0: any number may fail."),
+]
+MaxErrorRate = Annotated[
+    float,
+    typer.Option(
+        "--max-error-rate", min=0.0, max=1.0, help="Stop when more than this share failed, of 200 rows or more; 1: any."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for scripts.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.", envvar="EMBEDMILL_QUIET")]
 
@@ -87,6 +98,8 @@ _INTERRUPTED = 130
 def run(
     request: "JobRequest",
     workers: WorkerCount = 0,
+    max_errors: MaxErrors = 0,
+    max_error_rate: MaxErrorRate = 0.5,
     broker_url: BrokerUrl = "",
     insecure_broker: InsecureBroker = False,
     as_json: Json = False,
@@ -119,6 +132,7 @@ def run(
         as_json=as_json,
         quiet=quiet,
         again=again,
+        limit=ErrorLimit(rows=max_errors, rate=max_error_rate),
     )
 
 
@@ -149,6 +163,8 @@ def plan(
 def submit(
     request: "JobRequest",
     broker_url: BrokerUrl,
+    max_errors: MaxErrors = 0,
+    max_error_rate: MaxErrorRate = 0.5,
     insecure_broker: InsecureBroker = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -173,7 +189,7 @@ def submit(
     with open_screen(quiet=quiet or as_json) as screen:
         job = prepare_job(request, progress=screen.planning)
     resume(job)
-    job.store.create(layout.SUBMITTED, b"{}\n")
+    job.store.replace(layout.SUBMITTED, ErrorLimit(rows=max_errors, rate=max_error_rate).to_json())
     board.uncancel(job.id)
     board.submit(job.id, job.store.url)
     _show_status(job, as_json=as_json, broker_url=broker_url)
@@ -601,7 +617,15 @@ def _command_line() -> str:
 
 
 def _run_here(
-    request: "JobRequest", *, workers: int, broker_url: str, insecure: bool, as_json: bool, quiet: bool, again: str
+    request: "JobRequest",
+    *,
+    workers: int,
+    broker_url: str,
+    insecure: bool,
+    as_json: bool,
+    quiet: bool,
+    again: str,
+    limit: ErrorLimit,
 ) -> None:
     from producer.prepare import prepare_job, resume
     from producer.screen import open_screen
@@ -610,12 +634,27 @@ def _run_here(
         job = prepare_job(request, progress=screen.planning)
     resume(job)
     _drive_here(
-        job, workers=workers, broker_url=broker_url, insecure=insecure, as_json=as_json, quiet=quiet, again=again
+        job,
+        workers=workers,
+        broker_url=broker_url,
+        insecure=insecure,
+        as_json=as_json,
+        quiet=quiet,
+        again=again,
+        limit=limit,
     )
 
 
 def _drive_here(
-    job: "Job", *, workers: int, broker_url: str, insecure: bool, as_json: bool, quiet: bool, again: str
+    job: "Job",
+    *,
+    workers: int,
+    broker_url: str,
+    insecure: bool,
+    as_json: bool,
+    quiet: bool,
+    again: str,
+    limit: ErrorLimit | None = None,
 ) -> None:
     """Take `job` to its end with workers of this machine; exits with the job's code."""
     from producer.interrupts import Interrupted, interruptible
@@ -633,6 +672,7 @@ def _drive_here(
                 count=workers or _sensible_count(before.shards - before.published),
                 broker_url=broker_url,
                 insecure=insecure,
+                limit=limit,
             )
     except Interrupted:
         _say(f"stopped; to go on: {again}")
@@ -644,7 +684,9 @@ def _drive_here(
     raise typer.Exit(_show_end(job, as_json=as_json, seconds=seconds, done_before=before.rows_ok + before.failed))
 
 
-def _mill(job: "Job", screen: "Screen", *, count: int, broker_url: str, insecure: bool) -> None:
+def _mill(
+    job: "Job", screen: "Screen", *, count: int, broker_url: str, insecure: bool, limit: ErrorLimit | None
+) -> None:
     """A broker, a fleet and a coordinator, for the length of one job."""
     from dataclasses import replace
 
@@ -668,7 +710,8 @@ def _mill(job: "Job", screen: "Screen", *, count: int, broker_url: str, insecure
         grace = 1.0  # at the end nothing is in work
         try:
             fleet.start()
-            drive(job, board=RedisBoard(url), queue=CeleryQueue(url), screen=screen, crew=fleet, broker=broker)
+            board, queue = RedisBoard(url), CeleryQueue(url)
+            drive(job, board=board, queue=queue, screen=screen, crew=fleet, broker=broker, limit=limit)
         except Interrupted:
             screen.say("stopping: shards in work are finished first; Ctrl-C again stops at once")
             grace = _GRACE_S

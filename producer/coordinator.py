@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from producer.board import Board
+from producer.error_limit import ErrorLimit
 from producer.task_queue import TaskQueue
 from producer.turns import Turns
 from schemas.errors import BrokerError, Stopped, StoreError
@@ -20,9 +21,10 @@ from schemas.queues import queue_name
 from schemas.rows import Modality
 from schemas.shard import ShardReport
 from schemas.sizes import above
+from storage import layout
 from storage.jobs import Job
 from storage.plans import PlanReader
-from storage.shards import published_shards
+from storage.shards import published_shards, read_footer
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ class Progress:
     published: int
     rows: int
     rows_done: int  # rows of published shards, failures included
-    failed: int  # failures that workers reported since this coordinator started
+    failed: int
     sent: int  # shards on the queues or in work
     workers: int
     done: bool
@@ -87,10 +89,12 @@ class Coordinator:
         board: Board,
         queue: TaskQueue,
         turns: Turns | None = None,
+        limit: ErrorLimit | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._job, self._board, self._queue, self._clock = job, board, queue, clock
         self._turns = turns or Turns(clock)
+        self._limit = limit or ErrorLimit()
         self._size_of: dict[int, str] = {}  # of shards that were too large for the job's own size
         self._plans = [PlanReader(job.store, plan) for plan in job.rounds() if not job.is_finished(plan)]
         self._published: dict[int, bool] = {n: False for plan in self._plans for n in plan.shards()}
@@ -104,7 +108,7 @@ class Coordinator:
         self._unfit_workers: set[str] = set()
         self._last_error = ""
         self._served_at = clock()
-        self._failed = 0
+        self._failed: dict[int, int] = {}  # rows, of published shards with failures
         self._listed_at = -1e9
         self._listing_pause = LISTING_EVERY_S
         self._fill_lanes()
@@ -113,7 +117,7 @@ class Coordinator:
         """Look around once and do what is due.
 
         An unreachable Redis or store is no error, but a note: the other is looked at all the same.
-        Raises Stopped when a shard failed MAX_ERRORS times, or the job was cancelled.
+        Raises Stopped when a shard failed MAX_ERRORS times, more rows failed than are borne, or the job was cancelled.
         """
         workers, note, unlisted = 0, "", ""
         if self._clock() - self._listed_at >= self._listing_pause:
@@ -129,6 +133,7 @@ class Coordinator:
             note = str(err)
         if self._done:  # reports are hints: only the store's word ends a job
             unlisted = self._try_to_list()
+        self._stop_over_limit()
         return self._progress(workers, note or unlisted, done=self._done and not unlisted)
 
     def release(self) -> None:
@@ -167,6 +172,7 @@ class Coordinator:
         if self._job.is_cancelled():
             raise Stopped(f"job {self._job.id} was cancelled; `embedmill run` or `submit` takes it up again")
         found = {shard for shard, _, _ in published_shards(self._job.store)}
+        self._count_failures({shard for shard in found if self._published.get(shard) is False})
         for shard, known in self._published.items():
             if shard in found:
                 self._mark_published(shard)
@@ -175,6 +181,25 @@ class Coordinator:
                 self._lane_of(shard).waiting.append(shard)
         self._listed_at = self._clock()
         self._listing_pause = max(LISTING_EVERY_S, 20 * (self._listed_at - started))
+
+    def _count_failures(self, unreported: set[int]) -> None:
+        """Read what failed in shards that no worker told of: from before this coordinator, or a lost report."""
+        if not unreported:
+            return
+        attempts = (layout.attempt_of(item.key) for item in self._job.store.walk(layout.FAILURES))
+        for shard in unreported & {attempt[0] for attempt in attempts if attempt is not None}:
+            footer = read_footer(self._job.store, self._plan_of(shard).modality(shard), shard)
+            self._failed[shard] = footer.rows_failed
+
+    def _stop_over_limit(self) -> None:
+        first = [plan for plan in self._plans if plan.plan.round == 0]
+        if not first or self._done:
+            return
+        shards = [shard for shard in first[0].shards() if self._published[shard]]
+        done = int(sum(first[0].rows[shard - first[0].plan.first_shard] for shard in shards))
+        why = self._limit.exceeded(sum(self._failed.get(shard, 0) for shard in shards), done)
+        if why:
+            raise Stopped(f"stopped: {why}; `embedmill status` says of what; a higher limit goes on")
 
     def _work_the_board(self) -> str:
         if not self._board.claim(self._job.id, self._job.store.url):
@@ -193,8 +218,8 @@ class Coordinator:
             return
         if report.outcome in ("published", "lost", "skipped"):
             self._unfit = 0
-            if report.outcome == "published":
-                self._failed += report.rows_failed
+            if report.outcome == "published" and report.rows_failed:
+                self._failed[report.shard] = report.rows_failed
             self._mark_published(report.shard)
         elif self._published[report.shard]:
             return  # a late attempt at what is done
@@ -338,7 +363,7 @@ class Coordinator:
             published=sum(int(flags.sum()) for _, flags in flags_of),
             rows=sum(plan.plan.rows for plan in self._plans),
             rows_done=sum(int(plan.rows[flags].sum()) for plan, flags in flags_of),
-            failed=self._failed,
+            failed=sum(self._failed.values()),
             sent=len(self._sent),
             workers=workers,
             done=done,

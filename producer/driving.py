@@ -7,6 +7,7 @@ from typing import Protocol
 
 from producer.board import Board
 from producer.coordinator import Coordinator, Progress
+from producer.error_limit import ErrorLimit
 from producer.finish import finish_job
 from producer.screen import Screen
 from producer.task_queue import TaskQueue
@@ -44,6 +45,7 @@ def drive(
     screen: Screen,
     crew: Crew | None = None,
     broker: Watched | None = None,
+    limit: ErrorLimit | None = None,
 ) -> None:
     """Run the job's unfinished rounds to their end, and write what stands there.
 
@@ -51,9 +53,13 @@ def drive(
     """
     with contextlib.suppress(BrokerError):  # a stale mark would only make the workers wait
         board.uncancel(job.id)
-    coordinator = Coordinator(job, board=board, queue=queue)
+    coordinator = Coordinator(job, board=board, queue=queue, limit=limit)
     try:
         _loop(coordinator, screen, crew, broker)
+    except Stopped:
+        with contextlib.suppress(BrokerError):  # it may be what stopped us
+            board.withdraw(job.id)
+        raise
     finally:
         coordinator.release()
     finish_job(job)

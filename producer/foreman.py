@@ -1,12 +1,14 @@
 """The foreman: one coordinator process that drives every submitted job it finds."""
 
 import contextlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
 
 from producer.board import Board
 from producer.coordinator import Coordinator, Progress
+from producer.error_limit import ErrorLimit
 from producer.finish import finish_job
 from producer.task_queue import TaskQueue
 from producer.turns import Turns
@@ -44,6 +46,8 @@ class Foreman:
                 if progress[job_id].done:
                     self._finish(job, coordinator)
             except EmbedmillError as err:
+                if isinstance(err, Stopped):
+                    _write_down(job, str(err))
                 self._leave(job, coordinator, str(err), for_good=isinstance(err, Stopped))
         return progress
 
@@ -75,7 +79,8 @@ class Foreman:
             job = find_job(open_store(place))
             if job is None or job.is_cancelled() or all(job.is_finished(plan) for plan in job.rounds()):
                 return
-            coordinator = Coordinator(job, board=self._board, queue=self._queue, turns=self._turns)
+            limit = ErrorLimit.from_json(job.store.get(layout.SUBMITTED))
+            coordinator = Coordinator(job, board=self._board, queue=self._queue, turns=self._turns, limit=limit)
         except (EmbedmillError, ValueError) as err:
             self._complain(location, str(err), for_good=isinstance(err, Refused | ValueError))
             return
@@ -104,6 +109,14 @@ class Foreman:
                 if not job.is_cancelled():  # else `cancel` did so, and a new `submit` may have come since
                     job.store.delete(layout.SUBMITTED)
                     self._board.strike_off(job.id)
+                    self._board.withdraw(job.id)
+
+
+def _write_down(job: Job, why: str) -> None:
+    """Say in the store why the job stopped, for `status` and `watch`."""
+    with _tolerated(job.store.url):
+        if not job.is_cancelled():
+            job.store.replace(layout.STOPPED, json.dumps({"why": why}).encode() + b"\n")
 
 
 @contextlib.contextmanager

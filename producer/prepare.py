@@ -65,8 +65,9 @@ def prepare_job(request: JobRequest, *, progress: Callable[[int], None] | None =
 
 
 def resume(job: Job) -> None:
-    """Take back a cancellation."""
+    """Take back a cancellation, and what stopped the job."""
     job.store.delete(layout.CANCELLED)
+    job.store.delete(layout.STOPPED)
 
 
 def _spec(request: JobRequest, card: ModelCard) -> JobSpec:

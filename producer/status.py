@@ -1,12 +1,13 @@
 """Status: where a job stands, from the store and, where it can be reached, from Redis."""
 
+import json
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from producer.board import Board
 from producer.outcomes import count_outcomes, published_files
-from schemas.errors import BrokerError
+from schemas.errors import BrokerError, StoreError
 from schemas.queues import queue_name
 from schemas.rows import Modality
 from schemas.sizes import CPU, GIB
@@ -21,6 +22,7 @@ class JobState(StrEnum):
     PLANNED = "planned"  # nothing is published yet
     UNFINISHED = "unfinished"  # some shards are published
     CANCELLED = "cancelled"  # stopped by `cancel`; it can be taken up again
+    STOPPED = "stopped"  # by its coordinator, as a note says; it can be taken up again
     FINISHED = "finished"  # every row has its outcome
 
 
@@ -98,7 +100,9 @@ def job_status(job: Job, board: Board | None = None) -> JobStatus:
         vectors_by_modality=dict(sorted(outcomes.vectors_by_modality.items())),
         queues=_queues_left(job, published),
     )
-    if board is not None and status.queues:
+    if status.state is JobState.STOPPED:
+        status.notes.append(_why_stopped(job))
+    elif board is not None and status.queues:
         _look_at_board(status, board)
     return status
 
@@ -109,7 +113,16 @@ def _state(job: Job, published: int) -> JobState:
         return JobState.FINISHED
     if job.store.size(layout.CANCELLED) is not None:
         return JobState.CANCELLED
+    if job.store.size(layout.STOPPED) is not None:
+        return JobState.STOPPED
     return JobState.UNFINISHED if published else JobState.PLANNED
+
+
+def _why_stopped(job: Job) -> str:
+    try:
+        return str(json.loads(job.store.get(layout.STOPPED))["why"])
+    except (StoreError, ValueError, LookupError, TypeError):  # taken up again meanwhile
+        return "stopped"
 
 
 def _queues_left(job: Job, published: set[int]) -> list[QueueStatus]:

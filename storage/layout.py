@@ -6,6 +6,7 @@ from schemas.rows import Modality
 
 JOB = "job.json"
 CANCELLED = "control/cancelled.json"  # present while a job is cancelled
+STOPPED = "control/stopped.json"  # present while a job is stopped, and why
 SUBMITTED = "control/submitted.json"  # present from submit on: a coordinator may drive the job
 DATA = "data"
 FAILURES = "failures"
