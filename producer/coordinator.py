@@ -30,8 +30,13 @@ logger = logging.getLogger(__name__)
 
 #: Messages that wait, at most, for each live worker of a queue.
 WINDOW_PER_WORKER = 4
-#: A shard whose attempts failed so often, for cause, stops the job.
+#: A shard whose attempts failed so often, for cause, stops the job,
 MAX_ERRORS = 5
+#: once so many workers, or all that there are, were among them,
+ENOUGH_WORKERS = 3
+#: or after so many in any case: one sick worker must not stop what others can do, nor a sick shard go on for ever.
+MOST_ERRORS = 15
+LONGEST_PAUSE_S = 60.0
 #: A message that no worker took up within so many seconds, with its queue empty, is lost.
 RESEND_AFTER_S = 10.0
 #: After so long it is sent again whatever its queue holds: other jobs' messages may be all that is left there.
@@ -101,7 +106,7 @@ class Coordinator:
         self._lanes: dict[tuple[Modality, str], _Lane] = {}
         self._sent: dict[int, _Sent] = {}
         self._order = 0
-        self._errors: Counter[int] = Counter()
+        self._errors: dict[int, list[str]] = {}  # by shard: the worker of each
         self._later: dict[int, float] = {}
         self._store_failures: Counter[int] = Counter()
         self._unfit = 0
@@ -246,11 +251,21 @@ class Coordinator:
             self._lane_of(report.shard).waiting.append(report.shard)
 
     def _count_error(self, report: ShardReport) -> None:
-        self._errors[report.shard] += 1
+        workers = self._errors.setdefault(report.shard, [])
+        workers.append(report.worker)
         self._say_once(report)
-        if self._errors[report.shard] >= MAX_ERRORS:
-            raise Stopped(f"stopped: shard {report.shard} failed {MAX_ERRORS} times, at last with {report.error}")
-        self._put_off(report.shard, 2.0 ** self._errors[report.shard])
+        if len(workers) >= MAX_ERRORS and (self._tried_by_others(workers) or len(workers) >= MOST_ERRORS):
+            raise Stopped(f"stopped: shard {report.shard} failed {len(workers)} times, at last with {report.error}")
+        self._put_off(report.shard, min(2.0 ** len(workers), LONGEST_PAUSE_S))
+
+    def _tried_by_others(self, workers: list[str]) -> bool:
+        """Whether it was not always the same workers that failed, while there are others."""
+        return len(set(workers)) >= ENOUGH_WORKERS or self._serving() <= set(workers)
+
+    def _serving(self) -> set[str]:
+        """The names of the workers that serve a queue of this job."""
+        queues = {lane.queue for lane in self._lanes.values()}
+        return {worker.name for worker in self._board.workers() if queues & set(worker.queues)}
 
     def _wait_for_the_store(self, report: ShardReport) -> None:
         """A full or unreachable store is no fault of the shard: it is tried again until the store is back."""
@@ -263,9 +278,7 @@ class Coordinator:
         self._unfit += 1
         self._unfit_workers.add(report.worker)
         self._say_once(report)
-        queues = {lane.queue for lane in self._lanes.values()}
-        serving = {worker.name for worker in self._board.workers() if queues & set(worker.queues)}
-        if self._unfit >= MAX_UNFIT and serving <= self._unfit_workers:
+        if self._unfit >= MAX_UNFIT and self._serving() <= self._unfit_workers:
             raise Stopped(f"stopped: no worker is fit for this job: {report.error}")
         self._put_off(report.shard, 1.0)
 

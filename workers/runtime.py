@@ -1,6 +1,7 @@
 """The runtime of a worker process: everything that outlives a shard, built once, in the child."""
 
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -59,6 +60,8 @@ logger = logging.getLogger(__name__)
 _REPORTS_KEPT = 100_000
 #: Jobs that are held open at a time: each has its plan's index in memory.
 _JOBS_KEPT = 16
+#: What a process that has run out of files says of each file.
+_OUT_OF_HANDLES = frozenset({errno.EMFILE, errno.ENFILE})
 #: Seconds within which a worker's main process sees that the one that computes is unfit.
 _TAKEN_OUT_S = 5.0
 #: A shard that was passed on is not passed on again for so many seconds.
@@ -154,11 +157,14 @@ class Runtime:
                 self._end_this_worker(err)
         except StoreUnavailable as err:  # nobody's fault: the shard waits until the store is back
             report = self._report(message, "store_failed", error=f"{type(err).__name__}: {err}")
+            if getattr(err.__cause__, "errno", None) in _OUT_OF_HANDLES:  # but for that: only a new process helps
+                report = self._report(message, "unfit", error=report.error)
+                self._end_this_worker(WorkerUnfit(report.error))
         except EmbedmillError as err:
             report = self._report(message, "error", error=f"{type(err).__name__}: {err}")
         except Exception as err:  # the process edge: recorded with its traceback, told to the coordinator
             logger.exception("shard failed", extra={"event": "shard_error", "shard": message.shard})
-            report = self._report(message, "error", error=f"{type(err).__name__}: {err}")
+            report = self._judged(message, f"{type(err).__name__}: {err}")
         self._send(message.job, report)
         shown = {
             "outcome": report.outcome,
@@ -169,6 +175,18 @@ class Runtime:
         fields = {"event": "shard_done", "job": message.job, "shard": message.shard, **shown, "stages": report.seconds}
         logger.log(logging.ERROR if report.error else logging.INFO, report.error or "shard done", extra=fields)
         return shown
+
+    def _judged(self, message: ShardMessage, error: str) -> ShardReport:
+        """Whose fault an error is: the process', where its model fails on known items too, else the shard's."""
+        job = self._jobs.get(message.job)
+        canary = job.canary() if job is not None else None
+        try:
+            if canary is not None:
+                canary.check()
+        except WorkerUnfit as err:
+            self._end_this_worker(err)
+            return self._report(message, "unfit", error=f"{error}; {err}")
+        return self._report(message, "error", error=error)
 
     def _end_this_worker(self, err: WorkerUnfit) -> None:
         """Compute nothing any more, and have the main process end, with the code that says whose fault it is."""

@@ -271,6 +271,23 @@ def test_an_unfit_worker_does_not_stop_the_job() -> None:
         mill.coordinator.tick()
 
 
+def test_one_sick_worker_does_not_stop_what_others_can_do() -> None:
+    """Its errors alone stop nothing while another worker is there; with a third worker's they do."""
+    mill = Mill(shards=1)
+    mill.board.present = [
+        WorkerPresence(name=name, host="h", pid=1, device="cpu", queues=(QUEUE,)) for name in ("w", "x", "y", "z")
+    ]
+    for _ in range(MAX_ERRORS + 2):
+        mill.report(0, "error", "RuntimeError: sick")
+        mill.coordinator.tick()
+    for worker in ("x", "y"):
+        report = ShardReport(shard=0, plan=mill.job.record.plan.digest, outcome="error", worker=worker, error="it too")
+        mill.board.said.append(report)
+
+    with pytest.raises(Stopped, match="shard 0 failed 9 times"):
+        mill.coordinator.tick()
+
+
 def test_a_full_store_is_never_counted_against_a_shard() -> None:
     """However often: the shard waits, at most STORE_PAUSE_S, and goes on when the store is back."""
     mill = Mill(shards=1)
