@@ -1,4 +1,4 @@
-"""Runs of the coordinator's state machine under a seeded random driver: `python -m bench.coordinator_model --runs 20000`.
+"""The coordinator's state machine, driven at random: `python -m bench.coordinator_model --runs 20000 --seed 1`.
 
 A run that breaks a promise prints its seed and its steps; `--runs 1 --seed SEED` runs it again.
 """
@@ -10,55 +10,9 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 
-from producer.coordinator import Coordinator
-from tests.coordinator_machine import ACTIONS, Blueprint, Broken, Settled, World, draw_blueprint, quiet, settle
+from tests.coordinator_machine import Run, draw_blueprint, quiet, run
 from tests.virtual_worker import real_attempt, twin_attempt
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run: what happened, and what was broken."""
-
-    seed: int
-    steps: list[str]
-    broken: str = ""
-    settled: Settled | None = None
-
-
-def run(
-    blueprint: Blueprint,
-    seed: int,
-    steps: int,
-    *,
-    coordinator: type[Coordinator] = Coordinator,
-    attempt: Callable[..., object] = twin_attempt,
-) -> Run:
-    """So many random actions, then the end of all faults."""
-    rng, history = random.Random(seed), list[str]()
-    actions, weights = list(ACTIONS), list(ACTIONS.values())
-    world = World(blueprint, coordinator=coordinator, attempt=attempt)
-    picked: list[int] = []
-
-    def pick(below: int) -> int:
-        picked.append(rng.randrange(below))
-        return picked[-1]
-
-    try:
-        for action in rng.choices(actions, weights, k=steps):
-            picked.clear()
-            try:
-                action(world, pick)
-            finally:
-                history.append(f"{action.__name__} {' '.join(map(str, picked))}".strip())
-            world.check()
-        return Run(seed, history, settled=settle(world))
-    except Broken as err:
-        return Run(seed, history, broken=str(err))
-    finally:
-        world.close()
 
 
 def _runs(part: tuple[int, int, int, bool]) -> tuple[Run | None, float, int]:
@@ -85,7 +39,8 @@ def main() -> None:
     given = arguments.parse_args()
     seed = random.randrange(10**9) if given.seed is None else given.seed
     share = -(-given.runs // given.processes)
-    parts = [(s, min(share, seed + given.runs - s), given.steps, given.real) for s in range(seed, seed + given.runs, share)]
+    end = seed + given.runs
+    parts = [(first, min(share, end - first), given.steps, given.real) for first in range(seed, end, share)]
     began = time.perf_counter()
     with multiprocessing.get_context("spawn").Pool(len(parts)) as pool:
         results = pool.map(_runs, parts)

@@ -7,9 +7,13 @@ Real are `Coordinator`, `Turns`, the boards' and stores' protocols, `cancel_job`
 
 import contextlib
 import logging
+import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from producer.cancelling import cancel_job
 from producer.coordinator import MAX_ERRORS, MAX_UNFIT, WINDOW_PER_WORKER, Coordinator
@@ -30,7 +34,7 @@ from storage.store import memory_store
 from tests.jobs import planned_job, text_rows
 from tests.virtual_redis import VirtualBoard, VirtualQueue, VirtualRedis
 from tests.virtual_store import Bucket, Faults, VirtualStore, bucket_of
-from tests.virtual_worker import Floor, VirtualWorker, twin_attempt
+from tests.virtual_worker import Floor, Start, VirtualWorker, twin_attempt
 from workers.encoder import Encoder, load_encoder
 from workers.hash_encoder import HashEncoder
 
@@ -61,6 +65,9 @@ FAULTS = (
 #: What happens in the middle of a coordinator's tick.
 INTERRUPTS = ("kill", "wipe", "stall", "cut")
 
+#: Actions before all faults end.
+STEPS = 40
+
 #: Chooses a number below the one given.
 Pick = Callable[[int], int]
 
@@ -90,13 +97,14 @@ class Blueprint:
     records: dict[str, JobRecord]
     objects: dict[str, dict[str, bytes]]
     readers: dict[str, PlanReader]
+    plans: dict[str, dict[int, str]]  # the digest of each shard's plan
     encoders: dict[str, Encoder]
 
 
 def draw_blueprint() -> Blueprint:
-    """Plan the jobs: four shards, and two with two more that try again."""
+    """Plan the jobs: six shards, and two with two more that try again."""
     digest = resolve_model("hash").card.digest
-    first = planned_job(memory_store(), [_rows(n) for n in range(4)], model_digest=digest)
+    first = planned_job(memory_store(), [_rows(n) for n in range(6)], model_digest=digest)
     second = planned_job(memory_store(), [_rows(n) for n in range(2)], model_digest="f" * 64)
     second = replace(second, record=replace(second.record, id="job-87654321"))
     with PlanWriter(second.record.spec.keep, first_shard=2) as writer:
@@ -109,6 +117,7 @@ def draw_blueprint() -> Blueprint:
         records={job.id: job.record for job in jobs},
         objects={job.id: {o.key: job.store.get(o.key) for o in job.store.walk(layout.PLAN)} for job in jobs},
         readers={plan.digest: job.reader(plan) for job in jobs for plan in job.rounds()},
+        plans={job.id: {n: plan.digest for plan in job.rounds() for n in job.reader(plan).shards()} for job in jobs},
         encoders={"cpu": small, "gpu8": load_encoder(resolve_model("hash"))},
     )
 
@@ -129,7 +138,7 @@ class World:
         blueprint: Blueprint,
         *,
         coordinator: type[Coordinator] = Coordinator,
-        attempt: Callable[[VirtualWorker, ShardMessage], object] = twin_attempt,
+        attempt: Start = twin_attempt,
     ) -> None:
         self.now, self.sends = 0.0, Counter[tuple[str, int]]()
         self.blueprint, self.coordinator = blueprint, coordinator
@@ -139,16 +148,13 @@ class World:
         stores = {job: self.store(job) for job in self.buckets}
         self.jobs: dict[str, Job] = {job: Job(stores[job], record) for job, record in blueprint.records.items()}
         self.floor = Floor(self.server, self.jobs, stores, self.clock, blueprint.encoders)
-        start = attempt
         self.workers = [
-            VirtualWorker(self.floor, name, size, start)  # type: ignore[arg-type]  # a generator of either kind
-            for name, size in (("a", "cpu"), ("b", "cpu"), ("g", "gpu8"))
+            VirtualWorker(self.floor, name, size, attempt) for name, size in (("a", "cpu"), ("b", "cpu"), ("g", "gpu8"))
         ]
         self.drivers: list[Driver] = []
         self.interrupt = ""
         self.peak = 1  # workers that a queue had at most
         self.held_back: list[tuple[str, ShardReport]] = []
-        self.beat()
 
     def clock(self) -> float:
         return self.now
@@ -158,22 +164,11 @@ class World:
         return VirtualStore(self.buckets[job], f"virtual://{job}")
 
     def shards(self, job: str) -> list[int]:
-        digests = [self.blueprint.records[job].plan.digest, *self._retries(job)]
-        return [shard for digest in digests for shard in self.blueprint.readers[digest].shards()]
+        return list(self.blueprint.plans[job])
 
     def plan_of(self, job: str, shard: int) -> str:
         """The digest of the plan that a shard is in."""
-        digests = [self.blueprint.records[job].plan.digest, *self._retries(job)]
-        return next(digest for digest in digests if shard in self.blueprint.readers[digest].shards())
-
-    def _retries(self, job: str) -> list[str]:
-        return [plan.digest for plan in self._rounds(job)[1:]]
-
-    def _rounds(self, job: str) -> list[PlanRecord]:
-        return [reader.plan for reader in self.blueprint.readers.values() if self._is_of(job, reader)]
-
-    def _is_of(self, job: str, reader: PlanReader) -> bool:
-        return reader.plan.index in self.blueprint.objects[job]
+        return self.blueprint.plans[job][shard]
 
     def ended(self, job: str) -> bool:
         return layout.manifest_key(0) in self.buckets[job].objects
@@ -185,11 +180,9 @@ class World:
         self.peak = max(self.peak, len(self.server.workers()))
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass in steps that heartbeats keep up with."""
-        end = self.now + seconds
-        while self.now < end:
-            self.now = min(end, self.now + 6.0)
-            self.beat()
+        """Let time pass; heartbeats kept up with it, since nothing else happened meanwhile."""
+        self.now += seconds
+        self.beat()
 
     def mid_tick(self) -> None:
         """Called in the middle of a coordinator's tick: what was armed for it happens."""
@@ -322,9 +315,7 @@ class Seat:
         """The coordinator read these reports."""
         self._world.mid_tick()
         for report in reports:
-            if report.shard not in self._world.shards(self._id):
-                continue
-            if report.plan != self._world.plan_of(self._id, report.shard):
+            if report.plan != self._world.blueprint.plans[self._id].get(report.shard):
                 continue
             self._errors[report.shard] += report.outcome == "error"
             self._unfit += report.outcome == "unfit"
@@ -518,14 +509,15 @@ def stir_reports(world: World, pick: Pick) -> None:
 
 
 def lie(world: World, pick: Pick) -> None:
-    """A report that is not true, or of another plan."""
+    """Reports that are not true, or of another plan; or of a store that has lost what was in it since."""
     job = _job(world, pick)
     shards = world.shards(job)
-    shard = shards[pick(len(shards))]
     outcome = ("published", "error", "too_large", "passed", "cancelled", "busy", "strange")[pick(7)]
-    plan = world.plan_of(job, shard) if pick(2) else "0" * 64
-    lied = ShardReport(shard=shard, plan=plan, outcome=outcome, worker="liar", size="cpu", error="a lie")
-    world.server.report(job, lied)
+    plan = "0" * 64 if pick(3) == 2 else ""
+    for shard in shards if outcome == "published" else [shards[pick(len(shards))]]:
+        digest = plan or world.plan_of(job, shard)
+        lied = ShardReport(shard=shard, plan=digest, outcome=outcome, worker="liar", size="cpu", error="a lie")
+        world.server.report(job, lied)
 
 
 def cancel(world: World, pick: Pick) -> None:
@@ -535,11 +527,17 @@ def cancel(world: World, pick: Pick) -> None:
 
 
 def take_up(world: World, pick: Pick) -> None:
-    """The user submits a job again."""
+    """The user submits a job again; Redis may fail just then."""
+    if pick(2):
+        world.faults.armed.append("redis_fails")
     _submit(world, _job(world, pick))
 
 
-ACTIONS: dict[Callable[[World, Pick], None], int] = {  # with how often each is drawn
+Action = Callable[[World, Pick], None]
+
+#: What goes on when nothing goes wrong.
+USUAL: tuple[Action, ...] = (tick, work, step, take, wait)
+ACTIONS: dict[Action, int] = {  # with how often each is drawn
     tick: 30,
     take: 10,
     step: 20,
@@ -559,8 +557,8 @@ ACTIONS: dict[Callable[[World, Pick], None], int] = {  # with how often each is 
     stir_queue: 3,
     stir_reports: 3,
     lie: 3,
-    cancel: 1,
-    take_up: 1,
+    cancel: 2,
+    take_up: 2,
 }
 
 
@@ -643,3 +641,95 @@ def _left(world: World) -> dict[str, list[int]]:
 def quiet() -> None:
     """Keep what the coordinator logs about faults out of the way: they are meant."""
     logging.getLogger("producer.coordinator").setLevel(logging.CRITICAL)
+
+
+class Machine(RuleBasedStateMachine):
+    """The same world and actions under Hypothesis, which shrinks what breaks a promise to its shortest form."""
+
+    blueprint: Blueprint
+    coordinator: type[Coordinator] = Coordinator
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(self.blueprint, coordinator=self.coordinator)
+
+    def do(self, action: Action, data: st.DataObject) -> None:
+        picked: list[int] = []
+
+        def pick(below: int) -> int:
+            picked.append(data.draw(st.integers(0, below - 1)) if below > 1 else 0)
+            return picked[-1]
+
+        action(self.world, pick)
+        self.world.check()
+
+    @rule(data=st.data(), at=st.lists(st.sampled_from(USUAL), min_size=1, max_size=4))
+    def go_on(self, data: st.DataObject, at: list[Action]) -> None:
+        for action in at:
+            self.do(action, data)
+
+    def teardown(self) -> None:
+        try:
+            settle(self.world)
+        finally:
+            self.world.close()
+
+
+def machine(blueprint: Blueprint, coordinator: type[Coordinator] = Coordinator) -> type[Machine]:
+    """A machine with a rule for each action."""
+    rules = {action.__name__: _rule_of(action) for action in ACTIONS}
+    return type("CoordinatorMachine", (Machine,), rules | {"blueprint": blueprint, "coordinator": coordinator})
+
+
+def _rule_of(action: Action) -> object:
+    def act(self: Machine, data: st.DataObject) -> None:
+        self.do(action, data)
+
+    act.__name__ = action.__name__
+    return rule(data=st.data())(act)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: what happened, and what was broken."""
+
+    seed: int
+    steps: list[str]
+    broken: str = ""
+    settled: Settled | None = None
+
+
+def run(
+    blueprint: Blueprint,
+    seed: int,
+    steps: int = STEPS,
+    *,
+    coordinator: type[Coordinator] = Coordinator,
+    attempt: Start = twin_attempt,
+    afterwards: Callable[[World], None] = lambda world: None,
+) -> Run:
+    """So many random actions, then the end of all faults, then `afterwards`."""
+    rng, history = random.Random(seed), list[str]()
+    actions, weights = list(ACTIONS), list(ACTIONS.values())
+    world = World(blueprint, coordinator=coordinator, attempt=attempt)
+    picked: list[int] = []
+
+    def pick(below: int) -> int:
+        picked.append(rng.randrange(below))
+        return picked[-1]
+
+    try:
+        for action in rng.choices(actions, weights, k=steps):
+            picked.clear()
+            try:
+                action(world, pick)
+            finally:
+                history.append(f"{action.__name__} {' '.join(map(str, picked))}".strip())
+            world.check()
+        settled = settle(world)
+        afterwards(world)
+        return Run(seed, history, settled=settled)
+    except Exception as err:  # a broken promise, or an error that nobody meant
+        return Run(seed, history, broken=str(err) if isinstance(err, Broken) else repr(err))
+    finally:
+        world.close()

@@ -175,4 +175,3 @@ class VirtualQueue:
         queue += batch
         if faults.strikes("send_doubled"):
             queue += batch
-

@@ -1,4 +1,4 @@
-"""A store in virtual time that delays, doubles and loses replies: what object stores and their clients are known to do."""
+"""A store in virtual time that delays, doubles and loses replies, as object stores and their clients do."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping

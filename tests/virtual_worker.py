@@ -66,7 +66,7 @@ class VirtualWorker:
     floor: Floor
     name: str
     size: str
-    start: "Callable[[VirtualWorker, ShardMessage], Attempt]"
+    start: "Start"
     fit: bool = True
     paused: bool = False
     message: ShardMessage | None = None
@@ -74,14 +74,18 @@ class VirtualWorker:
     lease: tuple[str, int] | None = None
     stop: bool = False  # a heartbeat learnt that the work is for nothing
     model: str = ""
+    said: WorkerPresence | None = None
+
+    def __post_init__(self) -> None:
+        self.queues = tuple(queue_name(Modality.TEXT, size) for size in up_to(self.size))
 
     def take(self) -> bool:
         """Take the next message of the queues that it serves; False where there is none, or it is at work."""
         server = self.floor.server
         if self.attempt is not None or self.paused or server.away:
             return False
-        for size in up_to(self.size):
-            queue = server.queues.get(queue_name(Modality.TEXT, size))
+        for name in self.queues:
+            queue = server.queues.get(name)
             if queue:
                 self.message = queue.pop(0)
                 self.attempt, self.stop = self.start(self, self.message), False
@@ -105,12 +109,11 @@ class VirtualWorker:
         """End at once; the message is `returned` (a child was killed) or gone (the whole worker was)."""
         if self.attempt is None or self.message is None:
             return
-        queue, attempt = self._queue(), self.attempt
-        message = self.message
+        message, attempt = self.message, self.attempt
         self._close()
         attempt.close()
         if returned and not self.floor.server.away:
-            self.floor.server.queues.setdefault(queue, []).append(message)
+            self.floor.server.queues.setdefault(self.queues[0], []).append(message)
 
     def heartbeat(self) -> None:
         """Renew the lease and the presence, as threads of the process do; a paused one does not."""
@@ -124,11 +127,12 @@ class VirtualWorker:
                     self.stop = True
 
     def presence(self) -> WorkerPresence:
-        queues = tuple(queue_name(Modality.TEXT, size) for size in up_to(self.size))
-        models = (self.model,) if self.model else ()
-        return WorkerPresence(
-            name=self.name, host="h", pid=1, device="cpu", queues=queues, size=self.size, models=models
-        )
+        if self.said is None or (self.model and self.said.models != (self.model,)):
+            models = (self.model,) if self.model else ()
+            self.said = WorkerPresence(
+                name=self.name, host="h", pid=1, device="cpu", queues=self.queues, size=self.size, models=models
+            )
+        return self.said
 
     def report(self, message: ShardMessage, outcome: str, *, failed: int = 0, error: str = "") -> ShardReport:
         return ShardReport(
@@ -146,22 +150,18 @@ class VirtualWorker:
         self.floor.server.reach()
         return any(larger & set(other.queues) for other in self.floor.server.workers() if other.name != self.name)
 
-    def _queue(self) -> str:
-        return queue_name(Modality.TEXT, self.size)
-
     def _close(self) -> None:
         self.attempt = self.message = self.lease = None
 
 
-def told(worker: VirtualWorker, message: ShardMessage, work: Attempt) -> Attempt:
+#: What a worker does with a message.
+Start = Callable[[VirtualWorker, ShardMessage], Attempt]
+
+
+def _told(worker: VirtualWorker, message: ShardMessage, work: Attempt) -> Attempt:
     """What `Runtime.work` makes of an attempt's errors."""
     try:
-        if not worker.fit:
-            raise NotAllowed("the job's folder lies outside the allowed roots")
-        worker.floor.server.reach()
-        if message.job not in worker.floor.server.locations:
-            raise Cancelled
-        worker.model = worker.floor.jobs[message.job].record.spec.model_digest
+        _open_job(worker, message.job)
         return (yield from work)
     except (Cancelled, redis.RedisError):
         return worker.report(message, "cancelled")
@@ -171,9 +171,19 @@ def told(worker: VirtualWorker, message: ShardMessage, work: Attempt) -> Attempt
         return worker.report(message, "error", error=f"{type(err).__name__}: {err}")
 
 
+def _open_job(worker: VirtualWorker, job: str) -> None:
+    """What comes before a shard is looked at."""
+    if not worker.fit:
+        raise NotAllowed("the job's folder lies outside the allowed roots")
+    worker.floor.server.reach()
+    if job not in worker.floor.server.locations:
+        raise Cancelled
+    worker.model = worker.floor.jobs[job].record.spec.model_digest
+
+
 def twin_attempt(worker: VirtualWorker, message: ShardMessage) -> Attempt:
     """`embed_shard` in steps, with a line of JSON for a Parquet file."""
-    return told(worker, message, _twin(worker, message))
+    return _told(worker, message, _twin(worker, message))
 
 
 def _twin(worker: VirtualWorker, message: ShardMessage) -> Attempt:
@@ -340,7 +350,7 @@ class _LeasesInTurn:
 
 def real_attempt(worker: VirtualWorker, message: ShardMessage) -> Attempt:
     """`workers.embed_shard.embed_shard` itself, with Parquet files, up to each of its calls to store and Redis."""
-    return told(worker, message, _real(worker, message))
+    return _told(worker, message, _real(worker, message))
 
 
 def _real(worker: VirtualWorker, message: ShardMessage) -> Attempt:
@@ -392,7 +402,7 @@ class _Outcome:
 
 def _open(worker: VirtualWorker, job_id: str, baton: _Baton, settings: Settings) -> OpenJob:
     job = worker.floor.jobs[job_id]
-    turned = Job(_StoreInTurn(job.store, baton), job.record)  # type: ignore[arg-type]  # a store by __getattr__
+    turned = Job(_StoreInTurn(job.store, baton), job.record)
     encoder = worker.floor.encoders[worker.size]
     return OpenJob(
         job=turned,
