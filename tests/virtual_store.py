@@ -88,7 +88,7 @@ class VirtualStore:
         applied = self.bucket.put(key, data)
         if faults.strikes("put_reply_lost"):
             raise StoreError(f"{key}: the connection was reset")
-        if faults.strikes("put_doubled"):
+        if key.startswith(layout.DATA) and faults.strikes("put_doubled"):
             return False  # the client's library tried again by itself, and met its own object
         return applied
 

@@ -34,6 +34,8 @@ from workers.loading import ScriptedLoader
 from workers.runtime import OpenJob
 
 LEASE_S = 20.0
+#: How a file of `twin_attempt` begins.
+TWIN = b'{"attempt":'
 
 Attempt = Generator[None, None, ShardReport]
 
