@@ -3,6 +3,7 @@
 It holds no truth. Killed at any moment and started again, it looks into the store and goes on.
 """
 
+import contextlib
 import logging
 import time
 from collections import Counter, deque
@@ -101,7 +102,7 @@ class Coordinator:
         self._turns = turns or Turns(clock)
         self._limit = limit or ErrorLimit()
         self._size_of: dict[int, str] = {}  # of shards that were too large for the job's own size
-        self._plans = [PlanReader(job.store, plan) for plan in job.rounds() if not job.is_finished(plan)]
+        self._plans = [job.reader(plan) for plan in job.rounds() if not job.is_finished(plan)]
         self._published: dict[int, bool] = {n: False for plan in self._plans for n in plan.shards()}
         self._lanes: dict[tuple[Modality, str], _Lane] = {}
         self._sent: dict[int, _Sent] = {}
@@ -116,6 +117,7 @@ class Coordinator:
         self._failed: dict[int, int] = {}  # rows, of published shards with failures
         self._listed_at = -1e9
         self._listing_pause = LISTING_EVERY_S
+        self._recall_cancel = False  # the store says that the job is not cancelled; Redis may still say that it is
         self._fill_lanes()
 
     def tick(self) -> Progress:
@@ -175,6 +177,8 @@ class Coordinator:
     def _list_store(self) -> None:
         started = self._clock()
         if self._job.is_cancelled():
+            with contextlib.suppress(BrokerError):  # the workers look into the store too, at their next shard
+                self._board.cancel(self._job.id)
             raise Stopped(f"job {self._job.id} was cancelled; `embedmill run` or `submit` takes it up again")
         found = {shard for shard, _, _ in published_shards(self._job.store)}
         self._count_failures({shard for shard in found if self._published.get(shard) is False})
@@ -184,6 +188,7 @@ class Coordinator:
             elif known:  # a report was wrong
                 self._published[shard] = False
                 self._lane_of(shard).waiting.append(shard)
+        self._recall_cancel = True
         self._listed_at = self._clock()
         self._listing_pause = max(LISTING_EVERY_S, 20 * (self._listed_at - started))
 
@@ -209,6 +214,9 @@ class Coordinator:
     def _work_the_board(self) -> str:
         if not self._board.claim(self._job.id, self._job.store.url):
             return "another coordinator drives this job"
+        if self._recall_cancel:
+            self._board.uncancel(self._job.id)  # else workers would drop each shard, and each would be sent again
+            self._recall_cancel = False
         for report in self._board.reports(self._job.id):
             self._heed(report)
         for shard in [shard for shard, due in self._later.items() if due <= self._clock()]:
@@ -338,10 +346,13 @@ class Coordinator:
         batch: list[int] = []
         while lane.waiting and len(batch) < room:
             shard = lane.waiting.popleft()
-            if not self._published[shard] and shard not in self._sent:
+            if not self._published[shard] and shard not in self._sent and shard not in batch:
                 batch.append(shard)
         try:
-            self._queue.send(lane.modality, lane.size, [self._message(shard) for shard in batch])
+            held = self._board.leased(self._job.id, batch)  # by workers that heard of them before: watched, not sent
+            messages = [self._message(shard) for shard in batch if shard not in held]
+            if messages:  # a send of nothing would still open a connection
+                self._queue.send(lane.modality, lane.size, messages)
         except BrokerError:
             lane.waiting.extendleft(reversed(batch))
             raise

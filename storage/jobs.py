@@ -30,8 +30,12 @@ class Job:
         """The plan with that digest; raises Conflict where the job has none."""
         for plan in [self.record.plan] if digest == self.record.plan.digest else self.rounds():
             if plan.digest == digest:
-                return PlanReader(self.store, plan)
+                return self.reader(plan)
         raise Conflict(f"job {self.id} has no plan {digest[:12]}; the message is of another job at the same place")
+
+    def reader(self, plan: PlanRecord) -> PlanReader:
+        """The shards of one of its plans."""
+        return PlanReader(self.store, plan)
 
     def is_finished(self, plan: PlanRecord) -> bool:
         return self.store.size(layout.manifest_key(plan.round)) is not None

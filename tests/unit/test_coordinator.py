@@ -368,3 +368,51 @@ def test_a_queue_that_nobody_serves_is_named() -> None:
 
     assert first.note == ""
     assert QUEUE in mill.coordinator.tick().note
+
+
+def test_a_cancellation_that_was_taken_back_is_forgotten_by_redis_too() -> None:
+    """Else workers, who ask Redis, would drop each shard at their first heartbeat, and each would be sent again."""
+    mill = Mill(shards=1)
+    mill.board.cancelled.add(mill.job.id)
+
+    mill.coordinator.tick()
+
+    assert mill.board.cancelled == set()
+
+
+def test_workers_hear_of_a_cancellation_that_redis_forgot() -> None:
+    """The mark in the store counts: what it says is said on Redis again."""
+    mill = Mill(shards=1)
+    mill.job.store.create(layout.CANCELLED, b"{}")
+
+    with pytest.raises(Stopped):
+        mill.coordinator.tick()
+
+    assert mill.board.cancelled == {mill.job.id}
+
+
+def test_a_new_coordinator_sends_nothing_that_a_worker_holds() -> None:
+    """It watches the shard instead, and sends it when the lease has run out."""
+    mill = Mill(shards=2)
+    mill.board.held = {(mill.job.id, 0)}
+
+    progress = mill.coordinator.tick()
+    first = list(mill.outbox.sent)
+    mill.board.held = set()
+    mill.now += RESEND_AFTER_S + 1
+    mill.coordinator.tick()
+
+    assert (first, progress.sent) == ([1], 2)
+    assert set(mill.outbox.sent) == {0, 1}
+
+
+def test_nothing_to_send_costs_no_connection() -> None:
+    """With a full window, the queue is not touched."""
+    mill = Mill(shards=WINDOW_PER_WORKER + 1)
+    mill.coordinator.tick()
+    calls: list[list[ShardMessage]] = []
+    mill.outbox.send = lambda modality, size, messages: calls.append(list(messages))  # type: ignore[method-assign]
+
+    mill.coordinator.tick()
+
+    assert calls == []
