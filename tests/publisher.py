@@ -11,7 +11,6 @@ import signal
 import sys
 import tempfile
 import traceback
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,15 +38,15 @@ def expected_rows() -> dict[str, np.ndarray]:
     return {f"r{n:03d}": expected_vector(f"text {n}".encode(), DIGEST, DIM) for n in range(ROWS)}
 
 
-def output_of(attempt: str, *, plan: str = DIGEST) -> ShardOutput:
+def output_of(attempt: str, *, shard: int = SHARD) -> ShardOutput:
     """One attempt's result: twenty rows with vectors, and one that failed."""
     rows = expected_rows()
     ids, vectors = list(rows), {"embedding": np.stack(list(rows.values()))}
     return ShardOutput(
         footer=Footer(
             job="job-12345678",
-            plan=plan,
-            shard=SHARD,
+            plan=DIGEST,
+            shard=shard,
             attempt=attempt,
             space="0" * 16,
             modality=str(Modality.TEXT),
@@ -64,11 +63,11 @@ def output_of(attempt: str, *, plan: str = DIGEST) -> ShardOutput:
         vectors=vectors,
         usage={name: [1] * ROWS for name in USAGE if name.startswith("tokens")},
         kept=pa.table({"label": ["kept"] * ROWS}),
-        failures=_failures(attempt),
+        failures=_failures(attempt, shard),
     )
 
 
-def _failures(attempt: str) -> pa.Table:
+def _failures(attempt: str, shard: int) -> pa.Table:
     row = {
         "id": "bad",
         "line": 21,
@@ -78,7 +77,7 @@ def _failures(attempt: str) -> pa.Table:
         "message": "the text is empty",
         "retryable": False,
         "uri": None,
-        "shard": SHARD,
+        "shard": shard,
         "attempt": attempt,
     }
     return pa.Table.from_pylist([row], FAILURES_SCHEMA)
@@ -114,7 +113,7 @@ def _serve(folder: Path, number: int) -> None:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:  # once with both outcomes: what is imported late is there then
         for attempt in ("a", "b"):
-            publish(LocalStore(Path(folder)), replace(output_of(attempt)))
+            publish(LocalStore(Path(folder)), output_of(attempt))
     for number, line in enumerate(sys.stdin, start=1):
         _serve(Path(line.rstrip("\n")), number)
 
