@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -20,10 +21,12 @@ from storage import layout
 from storage.shards import publish, read_failures, read_shard
 from storage.store import LocalStore
 from tests.publisher import BUG, LOST, SHARD, STORE_ERROR, WON, expected_rows, output_of
+from tests.servers import wait_for
 from tests.strace import Call, Disk, attached, calls_of
 
 DATA = layout.data_key(Modality.TEXT, SHARD)
 MARKER = "getppid"
+STOPPED = "--- stopped by SIGSTOP ---"
 ERRORS = ("ENOSPC", "EIO", "EROFS", "EDQUOT")
 #: The calls that a disk can fail; the others ask the kernel for nothing that is stored.
 STORING = {"openat", "newfstatat", "mkdir", "write", "lseek", "fsync", "close", "link", "unlink", "rename"}
@@ -52,8 +55,8 @@ class Publisher:
         made.mkdir()
         return made
 
-    def attempt(self, folder: Path, *inject: str) -> Attempt:
-        """Publish in a new process, traced, with these faults."""
+    def attempt(self, folder: Path, *inject: str, when_stopped: Callable[[], object] | None = None) -> Attempt:
+        """Publish in a new process, traced, with these faults; one of them may be a SIGSTOP, which is ended here."""
         self._attempts += 1
         log = self._folder / f"trace-{self._attempts}"
         self._in.write(f"{folder}\n")
@@ -61,6 +64,10 @@ class Publisher:
         pid = int(self._out.readline())
         with attached(pid, log, inject=inject):
             os.kill(pid, signal.SIGCONT)
+            if when_stopped:
+                wait_for(lambda: log.read_text().count(STOPPED) == 2, timeout_s=30, what="the process to stop again")
+                when_stopped()
+                os.kill(pid, signal.SIGCONT)
             code = int(self._out.readline())
         return Attempt(code, _from_mark(calls_of(log)))
 
@@ -113,6 +120,23 @@ def test_death_before_any_system_call(publisher: Publisher, first: bool) -> None
 
     print(f"{len(points)} points: death before {', '.join(map(str, points))}")
     assert survived == []
+
+
+def test_a_pause_after_any_system_call(publisher: Publisher) -> None:
+    """A zombie: another attempt publishes while one is stopped, which then finds that and touches nothing."""
+    points = _points(publisher, first=True)
+
+    for point in points:
+        folder = publisher.new_folder()
+        fault = f"{point.name}:signal=SIGSTOP:when={point.count}"
+        zombie = publisher.attempt(folder, fault, when_stopped=partial(publish, LocalStore(folder), output_of("other")))
+        won = _was_named(folder, zombie)
+        assert zombie.code == (WON if won else LOST), point
+        assert (_seen(folder) == "other") is not won, point
+        assert len(list((folder / "failures").iterdir())) == 1, point
+        assert list((folder / "_tmp").iterdir()) == [], point
+
+    print(f"{len(points)} points: stopped after {', '.join(map(str, points))}")
 
 
 def test_who_comes_second_at_the_last_moment_flushes_for_the_first(publisher: Publisher) -> None:
