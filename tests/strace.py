@@ -47,20 +47,31 @@ class Call:
 @contextmanager
 def attached(pid: int, log: Path, *, inject: Iterable[str] = ()) -> Iterator[None]:
     """Trace the process into `log`, with faults injected as strace's `-e inject=` says, until it ends."""
-    faults = [f"--inject={fault}" for fault in inject]
-    process = subprocess.Popen(
-        [_strace(), "-y", "-s", "200", "-o", log, *faults, "-p", str(pid)], stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    told = process.stderr.readline()
-    if "attached" not in told:
-        process.wait()
-        _unavailable(f"strace cannot trace: {told.strip()}")
-    try:
+    with _tracer(pid, log, inject) as tracer:
         yield
-    finally:
-        process.wait(30)
-        process.stderr.close()
+        tracer.wait(30)
+
+
+@contextmanager
+def following(pid: int, log: Path, *, inject: Iterable[str] = ()) -> Iterator[None]:
+    """The same for a process that lives on, and its threads: for the length of a `with`."""
+    with _tracer(pid, log, inject, "-f"):
+        yield
+
+
+@contextmanager
+def _tracer(pid: int, log: Path, inject: Iterable[str], *words: str) -> Iterator["subprocess.Popen[str]"]:
+    faults = [f"--inject={fault}" for fault in inject]
+    command = [_strace(), "-y", "-s", "200", "-o", str(log), *words, *faults, "-p", str(pid)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        told = process.stderr.readline()
+        if "attached" not in told:
+            _unavailable(f"strace cannot trace: {told.strip()}")
+        try:
+            yield process
+        finally:
+            process.terminate()  # it lets the traced process go
 
 
 def calls_of(log: Path) -> list[Call]:
