@@ -72,7 +72,8 @@ def create_job(store: Store, record: JobRecord) -> Job:
 
 def add_round(job: Job, plan: PlanRecord) -> None:
     """Pin the plan of a retry; raises Conflict when another retry took its number first."""
-    if not job.store.create(layout.retry_key(plan.round), plan_to_json(plan)):
+    key, data = layout.retry_key(plan.round), plan_to_json(plan)
+    if not job.store.create(key, data) and job.store.get(key) != data:  # else ours, whose reply was lost
         raise Conflict(f"another retry of {job.id} began at the same moment; look at `embedmill status`")
 
 

@@ -9,6 +9,7 @@ import os
 import random
 import re
 import socket
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -95,13 +96,14 @@ def require_create_only(store: Store) -> None:
     """
     key = f"{TMP}/{uuid.uuid4().hex}.probe"
     try:
-        first, second = store.create(key, b"1"), store.create(key, b"2")
+        store.create(key, b"1")
+        second = store.create(key, b"2")
         kept = store.get(key) == b"1"
         store.delete(key)
     except StoreError as err:
         why = getattr(err.__cause__, "strerror", None) or err
         raise Refused(f"{redact(store.url)} cannot be written: {why}; check the place and its rights") from err
-    if not (first and not second and kept):
+    if second or not kept:  # the first may be told that it exists: its own, carried out and asked for again
         raise Refused(
             f"{redact(store.url)} overwrites what exists: rows could be lost; "
             "use a store with conditional writes (If-None-Match)"
@@ -136,6 +138,7 @@ class LocalStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = Path(canonical_location(str(folder)))
+        self._durable: set[Path] = set()  # folders whose names this process has flushed
         self.url = str(self._folder)
 
     def path(self, key: str) -> Path:
@@ -188,9 +191,10 @@ class LocalStore:
     def walk(self, prefix: str) -> Iterator[StoredObject]:
         for folder, _, names in os.walk(self.path(prefix), onerror=_raise_unless_missing):
             for name in names:
-                path = Path(folder) / name
-                with contextlib.suppress(FileNotFoundError):  # deleted while we walk
-                    yield StoredObject(path.relative_to(self._folder).as_posix(), path.stat().st_size)
+                key = (Path(folder) / name).relative_to(self._folder).as_posix()
+                size = self.size(key)
+                if size is not None:  # else deleted while we walk
+                    yield StoredObject(key, size)
 
     def folders(self) -> list[str]:
         with _store_errors("."):
@@ -198,10 +202,17 @@ class LocalStore:
 
     def sweep(self) -> None:
         """Remove the private files of processes of this machine that died, and of others those of yesterday."""
-        for path in self.path(TMP).glob("*"):
-            with contextlib.suppress(OSError):  # tidiness must not fail a job
-                if _is_orphan(path):
-                    path.unlink()
+        with contextlib.suppress(OSError):  # tidiness must not fail a job
+            now = self._file_clock()
+            for path in self.path(TMP).iterdir():
+                with contextlib.suppress(OSError):
+                    if _is_orphan(path, now):
+                        path.unlink()
+
+    def _file_clock(self) -> float:
+        """The time by the clock that the files' own times are from: ours may be off by years."""
+        with tempfile.NamedTemporaryFile(dir=self.path(TMP)) as probe:
+            return os.fstat(probe.fileno()).st_mtime
 
     @contextlib.contextmanager
     def _private_file(self, data: bytes) -> Iterator[Path]:
@@ -216,17 +227,26 @@ class LocalStore:
                     raise OSError(f"{private} has not the {len(data)} bytes that were written")
             yield private
         finally:
-            private.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # only untidy, and what it held may be published: `sweep` takes it
+                private.unlink()
 
     def _make_folder(self, folder: Path) -> None:
-        """Make `folder` and its parents durably: a folder that power loss takes back takes its files along."""
-        missing = []
-        while not folder.exists():
-            missing.append(folder)
-            folder = folder.parent
-        for new in reversed(missing):
-            new.mkdir(exist_ok=True)
-            _sync_folder(new.parent)
+        """Make `folder` and its parents durably: a folder that power loss takes back takes its files along.
+
+        One that is there may be of a process that died before it had flushed it: the first time we do that too.
+        """
+        there = folder.exists()
+        if there and (folder in self._durable or not folder.is_relative_to(self._folder)):
+            return
+        self._make_folder(folder.parent)
+        if not there:
+            folder.mkdir(exist_ok=True)
+        try:
+            _sync_folder(folder.parent)
+        except PermissionError:
+            if not there:  # else whoever made it there could flush it
+                raise
+        self._durable.add(folder)
 
 
 class ObjectStore:
@@ -289,10 +309,10 @@ class ObjectStore:
             return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in listing["common_prefixes"])
 
 
-def _is_orphan(private: Path) -> bool:
+def _is_orphan(private: Path, now: float) -> bool:
     match = _PRIVATE.match(private.name)
     if match is None or match["host"] != socket.gethostname():
-        return time.time() - private.stat().st_mtime > _ABANDONED_S
+        return now - private.stat().st_mtime > _ABANDONED_S
     try:
         os.kill(int(match["pid"]), 0)
     except ProcessLookupError:

@@ -19,7 +19,14 @@ def text_rows(count: int, *, first: int = 0) -> list[ManifestRow]:
     ]
 
 
-def planned_job(store: Store, shards: list[list[ManifestRow]], *, root: str = "", model_digest: str = DIGEST) -> Job:
+def planned_job(
+    store: Store,
+    shards: list[list[ManifestRow]],
+    *,
+    root: str = "",
+    model_digest: str = DIGEST,
+    job_id: str = "job-12345678",
+) -> Job:
     """A job with these shards, for the model `hash`."""
     keep = (KeptColumn(name="label"),)
     with PlanWriter(keep) as writer:
@@ -36,6 +43,4 @@ def planned_job(store: Store, shards: list[list[ManifestRow]], *, root: str = ""
         media_roots=(root,) if root else (),
     )
     space = Space(model_digest=model_digest, dim=DIM)
-    return create_job(
-        store, JobRecord(id="job-12345678", created_at=now(), spec=spec, space=space, plan=plan, versions={})
-    )
+    return create_job(store, JobRecord(id=job_id, created_at=now(), spec=spec, space=space, plan=plan, versions={}))

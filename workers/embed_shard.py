@@ -4,7 +4,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -251,6 +251,7 @@ def _uri(row: ManifestRow) -> str | None:
     return one_line(" ".join(map(redact, uris))) if uris else None
 
 
+@cache
 def library_versions() -> dict[str, str]:
-    """The versions of what can change a vector's last bits."""
+    """The versions of what can change a vector's last bits: read once, for it takes longer than a small shard."""
     return {name: version(name) for name in _VERSIONED}

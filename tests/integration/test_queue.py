@@ -14,18 +14,15 @@ from producer.broker import EmbeddedBroker
 from producer.coordinator import Coordinator
 from producer.task_queue import CeleryQueue
 from schemas.message import ShardMessage
-from schemas.queues import CLIENT_OPTIONS, celery_settings, client_url, depth_key, job_key
-from schemas.rows import Modality
+from schemas.queues import celery_settings, depth_key
 from storage.jobs import Job
 from storage.model_files import resolve_model
-from storage.shards import published_shards
 from storage.store import LocalStore
+from tests.floor import QUEUE, Floor, hash_job, main_of, through_port, worker
 from tests.jobs import planned_job, text_rows
-from tests.mill import children, kill, started
+from tests.mill import children, kill
 from tests.proxy import Proxy
 from tests.servers import redis_server, wait_for
-
-QUEUE = "embed.text.cpu"
 
 
 @pytest.fixture
@@ -37,44 +34,7 @@ def broker() -> Iterator[EmbeddedBroker]:
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
     """Twelve shards of ten rows in a folder."""
-    digest = resolve_model("hash").card.digest
-    shards = [text_rows(10, first=10 * n) for n in range(12)]
-    return planned_job(LocalStore(tmp_path / "job"), shards, model_digest=digest)
-
-
-class Floor:
-    """One worker process on a Redis, and the means to send it shards."""
-
-    def __init__(self, job: Job, url: str) -> None:
-        self.job = job
-        self.client = redis.Redis.from_url(client_url(url), **CLIENT_OPTIONS)
-        self.queue = CeleryQueue(url)
-        self.client.hset(job_key(job.id), mapping={"location": job.store.url})
-
-    def send(self, *shards: int) -> None:
-        messages = [ShardMessage(job=self.job.id, shard=n, plan=self.job.record.plan.digest) for n in shards]
-        self.queue.send(Modality.TEXT, "cpu", messages)
-
-    def published(self) -> set[int]:
-        return {shard for shard, _, _ in published_shards(self.job.store)}
-
-    def wait_for(self, *shards: int, timeout_s: float = 90) -> None:
-        wait_for(lambda: self.published() >= set(shards), timeout_s=timeout_s, what=f"shards {shards}")
-
-    def wait_for_lease(self, shard: int) -> None:
-        key = f"embedmill:lease:{self.job.id}:{shard}"
-        wait_for(lambda: self.client.exists(key), timeout_s=60, what=f"the lease of shard {shard}")
-
-
-def worker(url: str, root: Path, *, delay_ms: int = 0, log: Path | None = None):  # type: ignore[no-untyped-def]  # a context manager of `started`
-    env = {"EMBEDMILL_BROKER_URL": url, "EMBEDMILL_HASH_DELAY_MS": str(delay_ms), "EMBEDMILL_LEASE_S": "2"}
-    return started("worker", "--root", root, "--workers", "1", env=env, log=log)
-
-
-def main_of(supervisor: int) -> int:
-    """The worker's main process below its supervisor."""
-    wait_for(lambda: bool(children(supervisor)), timeout_s=30, what="the worker's main process")
-    return children(supervisor)[0]
+    return hash_job(tmp_path / "job", [10] * 12)
 
 
 def test_foreign_messages_are_dropped(broker: EmbeddedBroker, job: Job, tmp_path: Path) -> None:
@@ -159,17 +119,17 @@ def test_reset_connections_are_survived(broker: EmbeddedBroker, job: Job, tmp_pa
 def test_a_half_open_connection_does_not_stop_a_worker(broker: EmbeddedBroker, job: Job, tmp_path: Path) -> None:
     """The cable is cut in the middle of a shard: the worker notices, connects anew, and takes the next."""
     floor = Floor(job, broker.url)
-    password = broker.url.partition("://:")[2].partition("@")[0]
-    with Proxy(broker.folder / "broker.sock") as proxy:
-        url = f"redis://:{password}@127.0.0.1:{proxy.port}/0"
-        with worker(url, tmp_path, delay_ms=200):
-            floor.send(0)
-            floor.wait_for_lease(0)
-            assert proxy.blackhole() > 0
-            floor.wait_for(0)
-            floor.send(1)
+    with (
+        Proxy(broker.folder / "broker.sock") as proxy,
+        worker(through_port(broker.url, proxy.port), tmp_path, delay_ms=200),
+    ):
+        floor.send(0)
+        floor.wait_for_lease(0)
+        assert proxy.blackhole() > 0
+        floor.wait_for(0)
+        floor.send(1)
 
-            floor.wait_for(1, timeout_s=180)
+        floor.wait_for(1, timeout_s=180)
 
 
 def test_a_full_redis_pauses_workers_and_does_not_end_them(broker: EmbeddedBroker, job: Job, tmp_path: Path) -> None:
