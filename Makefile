@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DONE := .venv/.installed
+# Tests wait for servers and workers more than they compute: three processes keep two cores busy.
+TEST_PROCESSES ?= 3
 
 .PHONY: demo test check install docs clean
 
@@ -17,7 +19,7 @@ demo: $(DONE)
 	$(BIN)/python examples/ask_demo.py out/demo out/demo-queries out/demo-sounds
 
 test: $(DONE)
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST)
 
 check: $(DONE)
 	$(BIN)/ruff check .

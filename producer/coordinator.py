@@ -4,6 +4,7 @@ It holds no truth. Killed at any moment and started again, it looks into the sto
 """
 
 import contextlib
+import contextlib
 import logging
 import time
 from collections import Counter, deque
@@ -181,7 +182,7 @@ class Coordinator:
                 self._board.cancel(self._job.id)
             raise Stopped(f"job {self._job.id} was cancelled; `embedmill run` or `submit` takes it up again")
         found = {shard for shard, _, _ in published_shards(self._job.store)}
-        self._count_failures({shard for shard in found if self._published.get(shard) is False})
+        unreported = {shard for shard in found if self._published.get(shard) is False}
         for shard, known in self._published.items():
             if shard in found:
                 self._mark_published(shard)
@@ -189,6 +190,8 @@ class Coordinator:
                 self._published[shard] = False
                 self._lane_of(shard).waiting.append(shard)
         self._recall_cancel = True
+        with contextlib.suppress(StoreError):  # the limit on failures then sees fewer; the listing stands
+            self._count_failures(unreported)
         self._listed_at = self._clock()
         self._listing_pause = max(LISTING_EVERY_S, 20 * (self._listed_at - started))
 
@@ -203,7 +206,7 @@ class Coordinator:
 
     def _stop_over_limit(self) -> None:
         first = [plan for plan in self._plans if plan.plan.round == 0]
-        if not first or self._done:
+        if not first or not self._failed or self._done:
             return
         shards = [shard for shard in first[0].shards() if self._published[shard]]
         done = int(sum(first[0].rows[shard - first[0].plan.first_shard] for shard in shards))

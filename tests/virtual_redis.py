@@ -149,6 +149,10 @@ class VirtualBoard:
         self._reach()
         self._server.cancelled.discard(job)
 
+    def withdraw(self, job: str) -> None:
+        self._reach()
+        self._server.locations.pop(job, None)
+
     def _reach(self) -> None:
         try:
             self._server.reach()

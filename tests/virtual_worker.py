@@ -14,7 +14,7 @@ from typing import Any
 
 import redis
 
-from schemas.errors import Conflict, EmbedmillError, NotAllowed, Refused, StoreError
+from schemas.errors import Conflict, EmbedmillError, NotAllowed, StoreError
 from schemas.message import ShardMessage
 from schemas.presence import WorkerPresence
 from schemas.queues import queue_name
@@ -28,7 +28,7 @@ from storage.store import Store
 from tests.virtual_redis import VirtualRedis
 from tests.virtual_store import VirtualStore
 from workers.batching import Cancelled, TokenBudget
-from workers.embed_shard import MAX_DEATHS, embed_shard
+from workers.embed_shard import embed_shard
 from workers.encoder import Encoder
 from workers.loading import ScriptedLoader
 from workers.runtime import OpenJob
@@ -201,12 +201,11 @@ def _twin(worker: VirtualWorker, message: ShardMessage) -> Attempt:
     if not free:
         return worker.report(message, "busy")
     worker.lease = (message.job, message.shard)
-    deaths = 0
     with contextlib.suppress(redis.RedisError):
-        deaths = floor.server.begin(message.job, message.shard)
+        floor.server.begin(message.job, message.shard)
     yield
     try:
-        report = yield from _held(worker, message, store, deaths)
+        report = yield from _held(worker, message, store)
     except (EmbedmillError, Cancelled, redis.RedisError):
         _give_back(worker, message)
         raise
@@ -222,12 +221,10 @@ def _give_back(worker: VirtualWorker, message: ShardMessage) -> None:
         worker.floor.server.release(message.job, message.shard, worker.name)
 
 
-def _held(worker: VirtualWorker, message: ShardMessage, store: VirtualStore, deaths: int) -> Attempt:
+def _held(worker: VirtualWorker, message: ShardMessage, store: VirtualStore) -> Attempt:
     floor, shard = worker.floor, message.shard
     if floor.jobs[message.job].is_cancelled():
         raise Cancelled
-    if deaths >= MAX_DEATHS:
-        raise Refused(f"the worker's process died {deaths} times")
     done_at = floor.clock() + floor.work_s
     yield
     while floor.clock() < done_at and not worker.stop:

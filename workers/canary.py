@@ -17,6 +17,8 @@ from workers.loading import Loaded
 #: The least cosine between what the model gave at first and gives now: same device, same input, same batch.
 _LEAST_COSINE = {"float32": 0.9999}
 _LEAST_COSINE_OF_HALVES = 0.999
+#: A look is taken at most once in so many times as long as it takes: films take a processor seconds.
+_LOOK_COSTS_AT_MOST = 100
 _SENTENCE = "The quick brown fox jumps over the lazy dog while the mill grinds on."
 
 
@@ -29,47 +31,55 @@ class Canary:
         Raises DeviceFailed where they have changed since: the process is new, so it is not at fault.
         """
         self._encoder, self._name = encoder, card.name
-        self._items = [probe(card, modality) for modality in sorted(card.modalities - {Modality.MIXED})]
         self._least = _LEAST_COSINE.get(dtype, _LEAST_COSINE_OF_HALVES)
-        self._known = self._vectors()
+        begun = time.monotonic()
+        items = [probe(card, modality) for modality in sorted(card.modalities - {Modality.MIXED})]
+        vectors = [(item, self._vector(item)) for item in items]
+        self._known = [(item, vector) for item, vector in vectors if vector is not None]
         self._checked_at = time.monotonic()
+        self._cost_s = self._checked_at - begun
         if remembered is not None:
             self._compare_with(remembered)
 
-    @property
-    def age_s(self) -> float:
-        """Seconds since the vectors were last seen to be right."""
-        return time.monotonic() - self._checked_at
+    def is_due(self, every_s: float) -> bool:
+        """Whether the last look was more than `every_s` ago, and long enough to cost next to nothing."""
+        return time.monotonic() - self._checked_at > max(every_s, _LOOK_COSTS_AT_MOST * self._cost_s)
 
     def check(self) -> None:
         """Embed the items again; raises WorkerUnfit where their vectors are others now, or there are none."""
-        if not self._agrees(self._vectors()):
-            raise WorkerUnfit(f"{self._name} gives other vectors for the same input than when it was loaded")
+        for item, known in self._known:
+            now = self._vector(item)
+            if now is not None and not self._agree(known, now):
+                raise WorkerUnfit(f"{self._name} gives other vectors for the same input than when it was loaded")
         self._checked_at = time.monotonic()
 
-    def _vectors(self) -> np.ndarray:
+    def _vector(self, item: Loaded) -> np.ndarray | None:
+        """float32 (dim,), or None where the device has no memory for it: that is no wrong answer."""
         try:
-            return np.concatenate([self._encoder.forward(self._encoder.preprocess([item])) for item in self._items])
+            vectors = self._encoder.forward(self._encoder.preprocess([item]))
         except WorkerUnfit:
             raise
-        except (OutOfMemory, RuntimeError, ValueError, TypeError, LookupError, MemoryError) as err:
-            raise WorkerUnfit(f"{self._name} fails on what it could embed when it was loaded: {err}") from err
+        except (OutOfMemory, MemoryError):
+            return None
+        except (RuntimeError, ValueError, TypeError, LookupError) as err:
+            raise WorkerUnfit(f"{self._name} cannot embed a plain item: {err}") from err
+        return np.asarray(vectors[0], np.float32)
 
-    def _agrees(self, now: np.ndarray) -> bool:
-        if now.shape != self._known.shape or not np.isfinite(now).all():
+    def _agree(self, known: np.ndarray, now: np.ndarray) -> bool:
+        if now.shape != known.shape or not np.isfinite(now).all():
             return False
-        norms = np.linalg.norm(now, axis=1) * np.linalg.norm(self._known, axis=1)
-        cosines = (now * self._known).sum(axis=1) / np.maximum(norms, np.finfo(np.float32).tiny)
-        return bool((cosines >= self._least).all())
+        norms = float(np.linalg.norm(now)) * float(np.linalg.norm(known))
+        return float(now @ known) >= self._least * norms
 
     def _compare_with(self, path: Path) -> None:
+        known = np.concatenate([vector for _, vector in self._known]) if self._known else np.zeros(0, np.float32)
         if not path.exists():
-            private = path.with_suffix(f".{uuid.uuid4().hex}")
-            private.write_bytes(self._known.astype("<f4").tobytes())
+            private = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+            private.write_bytes(known.astype("<f4").tobytes())
             private.replace(path)
             return
         before = np.frombuffer(path.read_bytes(), "<f4")
-        if before.size != self._known.size or not self._agrees(before.reshape(self._known.shape)):
+        if not self._agree(before, known):
             raise DeviceFailed(f"{self._name} gives other vectors than an earlier process had from the same device")
 
 

@@ -139,7 +139,7 @@ def _look_at_canary(job: "OpenJob", outcomes: list[Outcome], every_s: float) -> 
     """Raise WorkerUnfit where the model does not give what it gave when it was loaded."""
     suspicious = any(isinstance(outcome, Failure) and outcome.code in _OF_THE_MODEL for outcome in outcomes)
     canary = job.canary()
-    if canary is not None and (suspicious or canary.age_s > every_s):
+    if canary is not None and (suspicious or canary.is_due(every_s)):
         canary.check()
 
 
