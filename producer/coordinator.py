@@ -4,7 +4,6 @@ It holds no truth. Killed at any moment and started again, it looks into the sto
 """
 
 import contextlib
-import contextlib
 import logging
 import time
 from collections import Counter, deque
