@@ -9,9 +9,13 @@ from producer.board import Board, MemoryBoard, RedisBoard
 from producer.broker import require_safe
 from schemas import queues
 from schemas.errors import BrokerError
+from schemas.message import ShardMessage
 from schemas.presence import WorkerPresence
+from schemas.rows import Modality
 from schemas.shard import ShardReport
 from tests.servers import redis_server
+from tests.virtual_redis import VirtualBoard, VirtualQueue, VirtualRedis
+from tests.virtual_store import Faults
 
 JOB = "job-12345678"
 REPORT = ShardReport(shard=3, plan="p", outcome="published", worker="w", rows_ok=5)
@@ -25,7 +29,7 @@ class Side:
         self.board, self.work = board, work
 
 
-@pytest.fixture(params=["redis", "memory"])
+@pytest.fixture(params=["redis", "memory", "virtual"])
 def side(request: pytest.FixtureRequest) -> Iterator[Side]:
     if request.param == "memory":
         memory = MemoryBoard()
@@ -36,6 +40,19 @@ def side(request: pytest.FixtureRequest) -> Iterator[Side]:
                 "lease": lambda: memory.held.add((JOB, 3)),
                 "wait": lambda: memory.waiting.update({"embed.text.cpu": 2}),
                 "live": lambda: memory.present.append(WORKER),
+            },
+        )
+        return
+    if request.param == "virtual":
+        virtual = VirtualRedis(lambda: 0.0, Faults())
+        message = ShardMessage(job=JOB, shard=3, plan="p")
+        yield Side(
+            VirtualBoard(virtual),
+            {
+                "report": lambda: virtual.report(JOB, REPORT),
+                "lease": lambda: virtual.acquire(JOB, 3, "w", 20.0),
+                "wait": lambda: VirtualQueue(virtual).send(Modality.TEXT, "cpu", [message, message]),
+                "live": lambda: virtual.announce(WORKER),
             },
         )
         return

@@ -8,6 +8,8 @@ import redis
 
 from schemas.queues import CLIENT_OPTIONS, cancel_key, client_url, lease_key
 from tests.servers import redis_server, wait_for
+from tests.virtual_redis import VirtualRedis
+from tests.virtual_store import Faults
 from workers.lease import LeaseBoard, MemoryLeases, RedisLeases, lease
 
 JOB = "job-12345678"
@@ -47,10 +49,21 @@ class MemorySide:
         self.board.cancelled.add(JOB)
 
 
-@pytest.fixture(params=["redis", "memory"])
+class VirtualSide:
+    def __init__(self) -> None:
+        self.board = VirtualRedis(lambda: 0.0, Faults())
+
+    def expire(self) -> None:
+        self.board.leases.clear()
+
+    def cancel(self) -> None:
+        self.board.cancelled.add(JOB)
+
+
+@pytest.fixture(params=["redis", "memory", "virtual"])
 def side(request: pytest.FixtureRequest) -> Iterator[Side]:
-    if request.param == "memory":
-        yield MemorySide()
+    if request.param != "redis":
+        yield MemorySide() if request.param == "memory" else VirtualSide()
         return
     with redis_server() as server:
         yield RedisSide(server.url)

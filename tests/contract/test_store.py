@@ -14,6 +14,7 @@ import pytest
 from schemas.errors import NotFound, Refused
 from storage.store import LocalStore, Store, memory_store, open_store, require_create_only, require_within
 from tests.servers import S3Server, s3_server
+from tests.virtual_store import Faults, VirtualStore, bucket_of
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +23,15 @@ def s3() -> Iterator[S3Server]:
         yield server
 
 
-@pytest.fixture(params=["local", "memory", "s3"])
+@pytest.fixture(params=["local", "memory", "virtual", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """One of the stores, empty."""
     if request.param == "local":
         return LocalStore(tmp_path / "job")
     if request.param == "memory":
         return memory_store()
+    if request.param == "virtual":
+        return VirtualStore(bucket_of({}, lambda: 0.0, Faults()), "virtual://job")
     server: S3Server = request.getfixturevalue("s3")
     for name, value in server.environ().items():
         monkeypatch.setenv(name, value)

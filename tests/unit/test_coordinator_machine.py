@@ -39,7 +39,7 @@ def seed() -> int:
 def test_no_sequence_of_faults_breaks_a_promise(blueprint: Blueprint) -> None:
     """Hypothesis finds none: nothing published changes, nothing is sent in vain, every job ends."""
     profile = settings(
-        max_examples=300,
+        max_examples=200,
         stateful_step_count=40,
         derandomize=True,
         database=None,
