@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from schemas.errors import NotFound, StoreError
+from schemas.errors import NotFound, StoreError, StoreUnavailable
 from storage import layout
 from storage.store import StoredObject
 
@@ -87,7 +87,7 @@ class VirtualStore:
             raise StoreError(f"{key}: the store did not answer in time")
         applied = self.bucket.put(key, data)
         if faults.strikes("put_reply_lost"):
-            raise StoreError(f"{key}: the connection was reset")
+            raise StoreUnavailable(f"{key}: the connection was reset")
         if key.startswith(layout.DATA) and faults.strikes("put_doubled"):
             return False  # the client's library tried again by itself, and met its own object
         return applied

@@ -14,7 +14,7 @@ from typing import Any
 
 import redis
 
-from schemas.errors import Conflict, EmbedmillError, NotAllowed, StoreError
+from schemas.errors import Conflict, EmbedmillError, NotAllowed, StoreError, StoreUnavailable
 from schemas.message import ShardMessage
 from schemas.presence import WorkerPresence
 from schemas.queues import queue_name
@@ -169,6 +169,8 @@ def _told(worker: VirtualWorker, message: ShardMessage, work: Attempt) -> Attemp
         return worker.report(message, "cancelled")
     except NotAllowed as err:
         return worker.report(message, "unfit", error=str(err))
+    except StoreUnavailable as err:
+        return worker.report(message, "store_failed", error=f"{type(err).__name__}: {err}")
     except EmbedmillError as err:
         return worker.report(message, "error", error=f"{type(err).__name__}: {err}")
 
