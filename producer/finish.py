@@ -2,9 +2,9 @@
 
 import hashlib
 import io
-import json
 import math
 import re
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,10 +14,11 @@ from producer.outcomes import PublishedFile, count_outcomes, published_files
 from schemas.errors import StoreError
 from schemas.job import PlanRecord
 from schemas.recipe import OutputType, vector_column
+from schemas.sealed import seal_note, sealed, sealed_at_end
 from storage import layout
 from storage.jobs import Job, now
 from storage.parquet import VECTOR
-from storage.shards import read_shard
+from storage.shards import unpack
 from storage.store import LocalStore
 
 FORMAT = 1
@@ -39,8 +40,8 @@ def finish_job(job: Job) -> None:
     _drop_losers(job, files)
     moments = Moments()
     described = list(_described(job, files, moments))
-    job.store.replace("stats.npz", moments.to_npz())
-    job.store.replace("views.sql", views_sql(job).encode())
+    job.store.replace(layout.STATS, sealed_at_end(_with_comment(moments.to_npz(), seal_note(job.id))))
+    job.store.replace(layout.VIEWS, sealed_at_end(f"{views_sql(job)}-- {seal_note(job.id)}".encode()))
     for plan in rounds:
         job.store.create(layout.manifest_key(plan.round), _manifest(job, plan, files, described))
     if isinstance(job.store, LocalStore):
@@ -79,6 +80,14 @@ class Moments:
         return sink.getvalue()
 
 
+def _with_comment(archive: bytes, comment: str) -> bytes:
+    """A zip file with a comment at its end, which its readers pass over."""
+    sink = io.BytesIO(archive)
+    with zipfile.ZipFile(sink, "a") as file:
+        file.comment = comment.encode()
+    return sink.getvalue()
+
+
 def _described(job: Job, files: list[PublishedFile], moments: Moments) -> Iterator[dict[str, object]]:
     """Each file with the sha256 of its bytes; one pass over the data, a few files at a time."""
     with ThreadPoolExecutor(_READERS) as pool:
@@ -97,14 +106,14 @@ def _described(job: Job, files: list[PublishedFile], moments: Moments) -> Iterat
 
 
 def _read(job: Job, file: PublishedFile) -> tuple[str, np.ndarray]:
-    digest = hashlib.sha256(job.store.get(file.key)).hexdigest()
-    _, _, vectors, _ = read_shard(job.store, file.key)
-    return digest, vectors[VECTOR].astype(np.float32)
+    data = job.store.get(file.key)
+    _, vectors, _ = unpack(data, file.key)
+    return hashlib.sha256(data).hexdigest(), vectors[VECTOR].astype(np.float32, copy=False)
 
 
 def _manifest(job: Job, plan: PlanRecord, files: list[PublishedFile], described: list[dict[str, object]]) -> bytes:
     outcomes = count_outcomes(job, files)
-    return json.dumps(
+    return sealed(
         {
             "v": FORMAT,
             "job": job.id,
@@ -115,21 +124,24 @@ def _manifest(job: Job, plan: PlanRecord, files: list[PublishedFile], described:
             "failures": dict(sorted(outcomes.failures.items())),
             "rejects": job.record.plan.rejects,
             "files": described,
-            "others": _others(job, files),
-        },
-        indent=1,
-    ).encode()
+            "others": _others(job, plan, files),
+        }
+    )
 
 
-def _others(job: Job, files: list[PublishedFile]) -> list[dict[str, object]]:
-    """What is not data but must not change either: the job's record, its plans, and the failures that count."""
-    keys = [layout.JOB]
+def _others(job: Job, last: PlanRecord, files: list[PublishedFile]) -> list[dict[str, object]]:
+    """What is not data but must not change either; statistics and views, which a retry writes anew, prove themselves."""
+    keys = [layout.JOB, *(layout.manifest_key(n) for n in range(last.round))]
     for plan in job.rounds():
         keys += [*plan.files, plan.index, *filter(None, [plan.rejects_file, plan.sample])]
         keys += [layout.retry_key(plan.round)] if plan.round else []
     keys += [layout.RANGES] if job.store.size(layout.RANGES) is not None else []
     keys += [layout.failures_key(f.footer.shard, f.footer.attempt) for f in files if f.footer.rows_failed]
-    return [{"key": key, "sha256": hashlib.sha256(job.store.get(key)).hexdigest()} for key in sorted(set(keys))]
+    return [_listed(key, job.store.get(key)) for key in sorted(set(keys))]
+
+
+def _listed(key: str, data: bytes) -> dict[str, object]:
+    return {"key": key, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _drop_losers(job: Job, files: list[PublishedFile]) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 from schemas.errors import SpecMismatch
 from schemas.recipe import OutputType, Recipe, Role
 from schemas.rows import Modality
+from schemas.sealed import is_sealed, sealed
 from schemas.sizes import CPU
 from schemas.space import Space
 
-FORMAT = 2
+FORMAT = 3
 JOB_ID = re.compile(r"^[a-z0-9][a-z0-9-]{7,63}$")
 
 #: Arrow type names that `--keep name:type` takes.
@@ -108,13 +109,13 @@ class JobRecord:
     versions: dict[str, str]
 
     def to_json(self) -> bytes:
-        return json.dumps({"v": FORMAT, **asdict(self)}, indent=1, sort_keys=True).encode()
+        return sealed({"v": FORMAT, **asdict(self)})
 
     @classmethod
     def from_json(cls, data: bytes) -> "JobRecord":
         """Parse job.json.
 
-        Raises SpecMismatch for a newer format, or a file that is none of ours.
+        Raises SpecMismatch for another format, a file that is none of ours, or one that was changed.
         """
         raw = _loaded(data, "job.json")
         try:
@@ -132,15 +133,14 @@ class JobRecord:
 
 def plan_to_json(plan: PlanRecord) -> bytes:
     """The content of plan/retry-*.json."""
-    return json.dumps({"v": FORMAT, **asdict(plan)}, indent=1, sort_keys=True).encode()
+    return sealed({"v": FORMAT, **asdict(plan)})
 
 
 def plan_from_json(data: bytes) -> PlanRecord:
     """Parse plan/retry-*.json; raises SpecMismatch like JobRecord.from_json."""
-    raw = _loaded(data, "plan record")
-    del raw["v"]
+    raw = _loaded(data, "a plan's record")
     try:
-        return _plan(raw)
+        return _plan({name: value for name, value in raw.items() if name not in ("v", "sha256")})
     except (KeyError, TypeError, ValueError) as err:
         raise SpecMismatch(f"a plan's record is not what embedmill wrote ({err}); restore it") from err
 
@@ -164,6 +164,8 @@ def _loaded(data: bytes, what: str) -> dict[str, Any]:
     if not isinstance(raw, dict) or raw.get("v") != FORMAT:
         version = raw.get("v") if isinstance(raw, dict) else None
         raise SpecMismatch(f"{what} has format {version}, this embedmill reads {FORMAT}; use the version that wrote it")
+    if not is_sealed(data, raw):
+        raise SpecMismatch(f"{what} is not what embedmill wrote: its sha256 is another; restore it")
     return raw
 
 

@@ -12,6 +12,8 @@ DATA = "data"
 FAILURES = "failures"
 RANGES = "plan/int8-ranges.json"  # of int8 vectors; created by the worker that needs them first
 PLAN = "plan"
+STATS = "stats.npz"  # written anew when a retry ends
+VIEWS = "views.sql"
 
 _PART = re.compile(r"^data/modality=([a-z]+)/part-(\d{6,})\.parquet$")
 _FAILED = re.compile(r"^failures/part-(\d{6,})-([0-9a-f]+)\.parquet$")

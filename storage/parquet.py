@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.errors import NotFound, StoreError
+from storage.parquet_seal import leave_room, seal
 from storage.store import LocalStore, Store
 
 VECTOR = "embedding"
@@ -49,25 +50,20 @@ def vector_file(table: pa.Table, *, dim: int, metadata: dict[bytes, bytes]) -> b
     """`table` (id, embedding, kept columns) as one Parquet file.
 
     Byte-stream split and zstd 1 for the vectors, without dictionary and statistics.
-    The file is read back and counted; raises StoreError when it is not what was given.
+    The file is sealed, read back and counted; raises StoreError when it is not what was given.
     """
     table = table.replace_schema_metadata(metadata)
     vectors = [field.name for field in table.schema if is_vector_column(field.type)]
     others = [name for name in table.column_names if name not in vectors]
     wide = [f"{name}.list.element" for name in vectors if table.schema.field(name).type.value_type.bit_width > 8]
-    sink = io.BytesIO()
-    pq.write_table(
+    data = _sealed_file(
         table,
-        sink,
-        row_group_size=rows_per_group(dim),
-        compression="zstd",
-        compression_level=1,
+        rows_per_group(dim),
         use_dictionary=[name for name in others if name != ID],
         use_byte_stream_split=wide,  # of bytes there is nothing to split
         column_encoding=None,
         write_statistics=others,
     )
-    data = sink.getvalue()
     footer = pq.read_metadata(io.BytesIO(data))
     if footer.num_rows != table.num_rows or footer.metadata.get(next(iter(metadata))) is None:
         raise StoreError("a Parquet file came out with other rows than it was given; nothing was published")
@@ -75,10 +71,16 @@ def vector_file(table: pa.Table, *, dim: int, metadata: dict[bytes, bytes]) -> b
 
 
 def plain_file(table: pa.Table) -> bytes:
-    """A small table (failures, rejects, an index) as one Parquet file."""
+    """A small table (failures, a sample, an index) as one Parquet file."""
+    return _sealed_file(table, None)
+
+
+def _sealed_file(table: pa.Table, row_group_size: int | None, **encoding: object) -> bytes:
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", compression_level=1)
-    return sink.getvalue()
+    with pq.ParquetWriter(sink, table.schema, compression="zstd", compression_level=1, **encoding) as writer:
+        writer.write_table(table, row_group_size)
+        leave_room(writer)
+    return seal(sink.getvalue())
 
 
 class StoredFile(io.RawIOBase):
@@ -119,7 +121,7 @@ class StoredFile(io.RawIOBase):
 @contextlib.contextmanager
 def open_parquet(store: Store, key: str) -> Iterator[pq.ParquetFile]:
     """A Parquet object, opened by its footer alone; raises NotFound, or StoreError for a broken file."""
-    try:
+    with _sound(key):
         if isinstance(store, LocalStore):
             if store.size(key) is None:
                 raise NotFound(f"{key} does not exist")
@@ -128,6 +130,12 @@ def open_parquet(store: Store, key: str) -> Iterator[pq.ParquetFile]:
         else:
             with pq.ParquetFile(pa.PythonFile(StoredFile(store, key), mode="r"), pre_buffer=False) as file:
                 yield file
+
+
+@contextlib.contextmanager
+def _sound(key: str) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, OSError, ValueError, KeyError) as err:
         raise StoreError(f"{key} is no sound Parquet file: {(str(err).splitlines() or [''])[0]}") from err
 
@@ -135,4 +143,10 @@ def open_parquet(store: Store, key: str) -> Iterator[pq.ParquetFile]:
 def read_parquet(store: Store, key: str) -> pa.Table:
     """A whole Parquet object; raises like `open_parquet`."""
     with open_parquet(store, key) as file:
+        return file.read(use_threads=_ARROW_THREADS)
+
+
+def parse_parquet(data: bytes, key: str) -> pa.Table:
+    """The table of a Parquet object whose bytes are `data`; raises StoreError for a broken one."""
+    with _sound(key), pq.ParquetFile(pa.BufferReader(data)) as file:
         return file.read(use_threads=_ARROW_THREADS)

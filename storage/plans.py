@@ -18,6 +18,7 @@ from schemas.rows import ManifestRow, Modality, Part
 from schemas.shard import ShardEntry
 from storage import layout
 from storage.parquet import open_parquet, plain_file
+from storage.parquet_seal import leave_room, seal
 from storage.store import Store
 
 #: A plan file holds so many row groups, or so many bytes: small enough to upload in one piece.
@@ -154,10 +155,10 @@ class PlanWriter:
     def publish(self, store: Store, *, skipped: int = 0) -> PlanRecord:
         """Upload the plan's files under names that carry its digest; nothing refers to them yet."""
         self._close_file()
-        digest = hashlib.sha256(f"{self._first}:{''.join(e.digest for e in self._index)}".encode()).hexdigest()
+        digest = _plan_digest(self._first, [e.digest for e in self._index])
         files = tuple(layout.rows_key(digest, n) for n in range(len(self._files)))
         for key, path in zip(files, self._files, strict=True):
-            store.create(key, path.read_bytes())  # one that exists is of an earlier run of the same plan
+            store.create(key, seal(path.read_bytes()))  # one that exists is of an earlier run of the same plan
         entries = [asdict(e) | {"modality": str(e.modality)} for e in self._index]
         index_data = plain_file(pa.Table.from_pylist(entries, INDEX_SCHEMA))
         index_sha256 = hashlib.sha256(index_data).hexdigest()
@@ -187,6 +188,7 @@ class PlanWriter:
 
     def _close_file(self) -> None:
         if self._writer is not None:
+            leave_room(self._writer)
             self._writer.close()
         self._writer, self._groups, self._bytes = None, 0, 0
 
@@ -202,11 +204,16 @@ class PlanWriter:
             return None
         self._flush_rejects()
         assert self._rejects_writer is not None
+        leave_room(self._rejects_writer)
         self._rejects_writer.close()
-        data = self._rejects_path.read_bytes()
+        data = seal(self._rejects_path.read_bytes())
         key = layout.rejects_key(hashlib.sha256(digest.encode() + data).hexdigest())
         store.create(key, data)
         return key
+
+
+def _plan_digest(first_shard: int, digests: list[str]) -> str:
+    return hashlib.sha256(f"{first_shard}:{''.join(digests)}".encode()).hexdigest()
 
 
 def _table_digest(modality: Modality, table: pa.Table) -> str:
@@ -255,14 +262,38 @@ class PlanReader:
         entry = self.entry(shard)
         key = self.plan.files[entry.file]
         with open_parquet(self._store, key) as file:
-            table = file.read_row_group(entry.row_group, use_threads=False)
-        if _table_digest(entry.modality, _compact(table)) != entry.digest:
-            raise StoreError(f"{key}: the rows of shard {shard} are not those that were planned")
-        return table
+            return _read_planned(file, entry, key)
+
+    def tables(self, number: int, data: bytes) -> Iterator[tuple[ShardEntry, pa.Table]]:
+        """Each shard of the plan's file `number`, whose bytes are `data`; raises like `read_table`."""
+        key = self.plan.files[number]
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
+            for shard in self.shards_of(number):
+                entry = self.entry(shard)
+                yield entry, _read_planned(file, entry, key)
+
+    def shards_of(self, number: int) -> list[int]:
+        """The shards that lie in the plan's file `number`."""
+        found = np.flatnonzero(np.asarray(self._table["file"]) == number) + self.plan.first_shard
+        return [int(shard) for shard in found]
+
+    def is_whole(self) -> bool:
+        """Whether the index is the one that the plan's digest names, with all its shards, rows and files."""
+        numbers = list(self.shards()) == self._table["shard"].to_pylist()
+        files = set(self._table["file"].to_pylist()) == set(range(len(self.plan.files)))
+        counted = numbers and files and int(self.rows.sum()) == self.plan.rows
+        return counted and _plan_digest(self.plan.first_shard, self._table["digest"].to_pylist()) == self.plan.digest
 
     def read_rows(self, shard: int) -> list[ManifestRow]:
         """The shard's rows in id order."""
         return rows_of(self.read_table(shard), self.modality(shard))
+
+
+def _read_planned(file: pq.ParquetFile, entry: ShardEntry, key: str) -> pa.Table:
+    table = file.read_row_group(entry.row_group, use_threads=False)
+    if _table_digest(entry.modality, _compact(table)) != entry.digest:
+        raise StoreError(f"{key}: the rows of shard {entry.shard} are not those that were planned")
+    return table
 
 
 def rows_of(table: pa.Table, modality: Modality) -> list[ManifestRow]:

@@ -38,8 +38,9 @@ class RowSample:
         rows = sorted((row for _, _, row in self._rows), key=lambda row: row.id)
         table = rows_table(rows, ())
         modalities = pa.array([str(row.modality) for row in rows], pa.string())
-        key = layout.sample_key(plan)
-        store.create(key, plain_file(table.append_column("modality", modalities)))
+        data = plain_file(table.append_column("modality", modalities))
+        key = layout.sample_key(hashlib.sha256(plan.encode() + data).hexdigest())
+        store.create(key, data)
         return key
 
 

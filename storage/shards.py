@@ -19,6 +19,7 @@ from storage.parquet import (
     VECTOR,
     is_vector_column,
     open_parquet,
+    parse_parquet,
     plain_file,
     read_parquet,
     vector_file,
@@ -69,7 +70,7 @@ def content_sha256(ids: list[str], vectors: Mapping[str, np.ndarray]) -> str:
         encoded = item.encode()
         digest.update(len(encoded).to_bytes(4, "little") + encoded)
     for column in vectors.values():
-        digest.update(np.ascontiguousarray(column, dtype=column.dtype.newbyteorder("<")).tobytes())
+        digest.update(np.ascontiguousarray(column, dtype=column.dtype.newbyteorder("<")).reshape(-1).view(np.uint8))
     return digest.hexdigest()
 
 
@@ -83,7 +84,7 @@ def publish(store: Store, output: ShardOutput) -> tuple[Published, int]:
     data = _encoded(output)
     failures = layout.failures_key(shard, footer.attempt)
     if output.failures.num_rows:
-        store.create(failures, plain_file(output.failures))
+        store.create(failures, plain_file(output.failures.replace_schema_metadata({FOOTER_KEY: footer.to_json()})))
     if store.create(layout.data_key(modality, shard), data):
         return Published.WON, len(data)
     winner = read_footer(store, modality, shard)
@@ -134,23 +135,37 @@ def read_footer(store: Store, modality: Modality, shard: int) -> Footer:
 def footer_of(store: Store, key: str) -> Footer:
     """The footer of the published file `key`; raises StoreError for a file that has none."""
     with open_parquet(store, key) as file:
-        metadata = file.schema_arrow.metadata or {}
+        return _footer_in(file.schema_arrow, key)
+
+
+def _footer_in(schema: pa.Schema, key: str) -> Footer:
+    metadata = schema.metadata or {}
     if FOOTER_KEY not in metadata:
         raise StoreError(f"{key} was not written by embedmill: its footer names no shard")
     try:
         return Footer.from_json(metadata[FOOTER_KEY])
-    except (ValueError, TypeError) as err:
+    except (ValueError, TypeError, LookupError) as err:
         raise StoreError(f"{key}: its footer is not what embedmill wrote; the file was changed") from err
 
 
 def read_shard(store: Store, key: str) -> tuple[Footer, list[str], dict[str, np.ndarray], pa.Table]:
     """Footer, ids, the (n, dim) vectors of each vector column, and the whole table of a published file."""
-    footer = footer_of(store, key)
     table = read_parquet(store, key)
+    return _footer_in(table.schema, key), table[ID].to_pylist(), _vectors_in(table, key), table
+
+
+def unpack(data: bytes, key: str) -> tuple[Footer, dict[str, np.ndarray], pa.Table]:
+    """Footer, vectors and table of a published file, or of a failures file, whose bytes are `data`."""
+    table = parse_parquet(data, key)
+    vectors = _vectors_in(table, key) if layout.shard_of(key) is not None else {}
+    return _footer_in(table.schema, key), vectors, table
+
+
+def _vectors_in(table: pa.Table, key: str) -> dict[str, np.ndarray]:
     vectors = {f.name: vectors_from_arrow(table[f.name]) for f in table.schema if is_vector_column(f.type)}
     if VECTOR not in vectors:
         raise StoreError(f"{key} has no column {VECTOR}; it is not what embedmill wrote")
-    return footer, table[ID].to_pylist(), vectors, table
+    return vectors
 
 
 def read_failures(store: Store, shard: int, attempt: str) -> pa.Table:

@@ -1,6 +1,5 @@
 """Quantising: a row's vector as it is written, cut, scaled, and in each of the types that were asked for."""
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +7,7 @@ import numpy as np
 from schemas.errors import StoreError
 from schemas.failures import Failure, FailureCode, Stage
 from schemas.recipe import OutputType, Recipe
+from schemas.sealed import sealed, unsealed
 
 #: Inputs whose vectors have this length, within it, come from a model that gives unit vectors.
 _UNIT = 1e-2  # what bfloat16 makes of a length of one
@@ -30,13 +30,13 @@ class Ranges:
 
     def to_json(self) -> bytes:
         """float32 values in the shortest decimals that read back equal."""
-        return json.dumps({"low": _decimals(self.low), "high": _decimals(self.high)}).encode()
+        return sealed({"low": _decimals(self.low), "high": _decimals(self.high)})
 
     @classmethod
     def from_json(cls, data: bytes) -> "Ranges":
         """Parse what `to_json` wrote; raises StoreError for anything else."""
         try:
-            raw = json.loads(data)
+            raw = unsealed(data)
             return cls(np.array(raw["low"], np.float32), np.array(raw["high"], np.float32))
         except (ValueError, KeyError, TypeError) as err:
             raise StoreError("the job's int8 ranges are not what embedmill wrote; restore them") from err
