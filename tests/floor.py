@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import redis
 
+from producer.board import RedisBoard
 from producer.task_queue import CeleryQueue
 from schemas.message import ShardMessage
 from schemas.presence import WorkerPresence
@@ -92,6 +93,19 @@ class Floor:
     def author(self, shard: int) -> str:
         """The worker whose attempt is published."""
         return read_shard(self.job.store, f"data/modality=text/part-{shard:06d}.parquet")[0].worker
+
+
+class Overheard(RedisBoard):
+    """The board, and what workers said on it."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.heard: list[ShardReport] = []
+
+    def reports(self, job: str) -> list[ShardReport]:
+        found = super().reports(job)
+        self.heard += found
+        return found
 
 
 def hash_job(folder: Path, sizes: list[int]) -> Job:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -128,7 +129,7 @@ def _strace() -> str:
     return shutil.which("strace") or _unavailable("strace is not installed")
 
 
-def _unavailable(why: str) -> str:
+def _unavailable(why: str) -> NoReturn:
     """Skip at home; fail in CI, where `.ci/run` has seen to it."""
     if os.environ.get("CI"):
         pytest.fail(why)

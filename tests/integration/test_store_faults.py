@@ -9,34 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from producer.board import RedisBoard
 from producer.coordinator import MAX_ERRORS, Coordinator
 from producer.finish import finish_job
 from producer.task_queue import CeleryQueue
 from schemas.rows import Modality
 from schemas.shard import ShardReport
-from tests.floor import LEASE_S, QUEUE, Floor, check_published, hash_job, worker
+from tests.floor import LEASE_S, QUEUE, Floor, Overheard, check_published, hash_job, worker
 from tests.servers import redis_server, wait_for
 from tests.strace import following
 
 #: The coordinator's clock runs faster than ours: its pauses between tries are minutes.
 FASTER = 20
-
-
-class Overheard(RedisBoard):
-    """The board, and what workers said on it."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self.heard: list[ShardReport] = []
-
-    def reports(self, job: str) -> list[ShardReport]:
-        found = super().reports(job)
-        self.heard += found
-        return found
-
-    def failed(self) -> list[ShardReport]:
-        return [report for report in self.heard if "No space left" in report.error]
 
 
 @pytest.fixture
@@ -66,9 +49,9 @@ def test_a_full_disk_is_waited_for(small_disk: Path, tmp_path: Path) -> None:
             wait_for(lambda: _ticked(coordinator) and _tries(board) > MAX_ERRORS, timeout_s=90, what="failed tries")
         wait_for(lambda: coordinator.tick().done, timeout_s=90, what="the job's end")
 
-    print(f"{len(board.failed())} tries of {len({r.shard for r in board.failed()})} shards met a full disk")
+    print(f"{len(_failed(board))} tries of {len({r.shard for r in _failed(board)})} shards met a full disk")
     finish_job(floor.job)
-    assert {report.outcome for report in board.failed()} == {"store_failed"}
+    assert {report.outcome for report in _failed(board)} == {"store_failed"}
     assert [report for report in board.heard if report.rows_failed or report.outcome == "error"] == []
     check_published(floor.job, sizes)
     assert not list(floor.job.store.walk("_tmp"))
@@ -95,9 +78,13 @@ def _ticked(coordinator: Coordinator) -> bool:
     return not coordinator.tick().done
 
 
+def _failed(board: Overheard) -> list[ShardReport]:
+    return [report for report in board.heard if "No space left" in report.error]
+
+
 def _tries(board: Overheard) -> int:
     """The failed tries of the shard that has most."""
-    shards = [report.shard for report in board.failed()]
+    shards = [report.shard for report in _failed(board)]
     return max(map(shards.count, shards), default=0)
 
 
