@@ -29,7 +29,9 @@ def verify_store(store: Store) -> tuple[Job | None, Verdict]:
         left = [layout.manifest_key(0)] if store.size(layout.manifest_key(0)) is not None else []
         left += [item.key for item in store.walk(layout.DATA) if layout.shard_of(item.key) is not None]
         if not left:
-            raise Refused(f"{redact(store.url)} holds no job: there is no {layout.JOB}; give the folder that --out named")
+            raise Refused(
+                f"{redact(store.url)} holds no job: there is no {layout.JOB}; give the folder that --out named"
+            )
         return None, _wrong(f"there is no {layout.JOB}, and there is {left[0]}; restore it")
     try:
         job = open_job(store)
@@ -113,9 +115,7 @@ class _Account:
             )
 
 
-def _find_strangers(
-    job: Job, snapshot: Snapshot, account: _Account, unreadable: list[range], verdict: Verdict
-) -> None:
+def _find_strangers(job: Job, snapshot: Snapshot, account: _Account, unreadable: list[range], verdict: Verdict) -> None:
     """Whatever lies below data/ or failures/ is read by those who glob it: nothing but ours may."""
     for key in sorted(snapshot.data - account.seen):
         shard = layout.shard_of(key)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import redis
 
-from schemas.errors import EmbedmillError, NotAllowed, StoreUnavailable, WorkerUnfit
+from schemas.errors import EmbedmillError, NotAllowed, SpecMismatch, StoreUnavailable, WorkerUnfit
 from schemas.failures import Failure
 from schemas.message import ShardMessage
 from schemas.presence import WorkerPresence
@@ -151,7 +151,7 @@ class Runtime:
         except (Cancelled, redis.RedisError) as err:  # nobody wants it, or Redis is away: it is sent again
             report = self._report(message, "cancelled")
             logger.info("shard left: %s", err, extra={"event": "shard_left", "shard": message.shard})
-        except (NotAllowed, WorkerUnfit) as err:  # not the shard's fault: another worker may do it
+        except (NotAllowed, SpecMismatch, WorkerUnfit) as err:  # not the shard's fault: another worker may do it
             report = self._report(message, "unfit", error=f"{type(err).__name__}: {err}")
             if isinstance(err, WorkerUnfit):
                 self._end_this_worker(err)
