@@ -26,6 +26,7 @@ class Settings:
     memory_mb: int = 0  # that models may take up on the device, MiB; 0: no limit
     decode_memory_mb: int = 1024  # that a decoder may take up, MiB
     queues: tuple[str, ...] = ()  # the queues that a worker serves, the one it prefers first
+    store_faults: str = ""  # a file that says how jobs' stores fail on purpose (chaos); "": they do not
     hash_memory_tokens: int = 0  # what a batch of the model `hash` may hold, as if on a small device; 0: no limit
 
     def to_environ(self) -> dict[str, str]:

@@ -9,6 +9,7 @@ import pytest
 import redis
 from celery import Celery
 
+from chaos.proxy import Proxy
 from producer.board import RedisBoard
 from producer.broker import EmbeddedBroker
 from producer.coordinator import Coordinator
@@ -22,7 +23,6 @@ from storage.shards import published_shards
 from storage.store import LocalStore
 from tests.jobs import planned_job, text_rows
 from tests.mill import children, kill, started
-from tests.proxy import Proxy
 from tests.servers import redis_server, wait_for
 
 QUEUE = "embed.text.cpu"
