@@ -21,6 +21,7 @@ class Wrong(StrEnum):
     MISCODED = "miscoded"  # a bad row that does not fail with its code, or a good one that fails
     OVER_RETRIED = "over_retried"  # a shard that was tried too often for cause
     LEAKED = "leaked"  # a secret or a row's content in a log
+    LINGERED = "lingered"  # a worker that was told to end and did not
     STUCK = "stuck"  # the mill stood still
     REFUTED = "refuted"  # embedmill verify says otherwise
 

@@ -59,6 +59,11 @@ class Post:
         """The process, while it runs."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
+    @property
+    def ending(self) -> bool:
+        """Whether it was told to end, and has not yet."""
+        return self._told_to_end is not None
+
     def fill(self) -> None:
         """Start it unless it runs. From the main thread only: the kernel ends it with the thread that started it."""
         if self.pid is not None:

@@ -41,7 +41,7 @@ def strike(mill: Mill, what: Strike) -> Harm | None:
 
 def _victim(mill: Mill, what: Strike) -> WorkerPost | None:
     """One of the workers that nothing lasting has hit, as the schedule says."""
-    free = [post for post in mill.workers if not post.hit and post.child is not None]
+    free = [post for post in mill.workers if not post.hit and not post.ending and post.child is not None]
     return free[int(what.victim * len(free))] if free else None
 
 
@@ -203,9 +203,10 @@ def _repeated_messages(mill: Mill, what: Strike) -> Harm | None:
 
 
 def _waiting(job: Job) -> list[int]:
-    """Shards that will be worked on before long."""
+    """Shards whose turn is yet to come: those that are next are in work before any message of ours is read."""
     there = {shard for shard, _, _ in published_shards(job.store)}
-    return [shard for shard in job.plan(job.record.plan.digest).shards() if shard not in there][:_REPEATED_SHARDS]
+    waiting = [shard for shard in job.plan(job.record.plan.digest).shards() if shard not in there]
+    return waiting[len(waiting) // 2 :][:_REPEATED_SHARDS]
 
 
 def _lasting(post: Post, lasts_s: float, end: Callable[[], None]) -> Harm:

@@ -96,13 +96,14 @@ class Reader(threading.Thread):
 
     def _first_sight(self, files: Published, name: str) -> str:
         """The digest of a file's bytes, which must be a whole Parquet file as soon as it can be seen."""
+        digest = ""
         try:
             data = files.read(name)
+            digest = _digest(data)
             pq.read_table(io.BytesIO(data), use_threads=False)
         except Exception as err:  # noqa: BLE001  # whatever a reader would meet
             self.findings.add(Wrong.TORN, f"{files.url}/{name}: {type(err).__name__}: {err}")
-            return ""
-        return _digest(data)
+        return digest
 
 
 def _digest(data: bytes) -> str:

@@ -72,6 +72,11 @@ def promises(outcome: Outcome) -> list[Promise]:
             f"{_quantiles(recovered)}",
         ),
         (
+            "A worker that is told to end does so in time, and no attempt is counted",
+            (Wrong.LINGERED, Wrong.OVER_RETRIED),
+            f"SIGTERM {kinds.count(Kind.TERM)} times, and at the end; ended within {_quantiles(outcome.exits)}",
+        ),
+        (
             "Nothing secret and no row's content is logged",
             (Wrong.LEAKED,),
             f"{history.lines:,} lines searched: {found.count(Wrong.LEAKED)} logs with any",
@@ -95,8 +100,6 @@ def report_lines(outcome: Outcome) -> list[str]:
     lines = [f"{'kept  ' if p.kept else 'BROKEN'}  {p.text:{width}}  {p.figures}" for p in told]
     lines += ["", f"{len(outcome.struck)} faults in {outcome.seconds:.0f} s, seed {outcome.seed}"]
     lines += [f"  {kind:20} {len(some):4}  {_recovery(some)}" for kind, some in _by_kind(outcome)]
-    if outcome.exits:
-        lines.append(f"  SIGTERM to the worker's end: {_quantiles(outcome.exits)}")
     for wrong in Wrong:
         lines += [f"{wrong}: {what}" for what in outcome.findings.of(wrong)]
     return lines
@@ -157,8 +160,6 @@ def report_page(outcome: Outcome, command: str) -> str:
         _row("all", outcome.struck),
         "",
     ]
-    if outcome.exits:
-        lines += [f"From SIGTERM to the end of the worker: {_quantiles(outcome.exits)}.", ""]
     for wrong in Wrong:
         lines += [f"* {wrong}: {what}" for what in outcome.findings.of(wrong)]
     return "\n".join(lines)

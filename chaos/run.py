@@ -18,6 +18,7 @@ from chaos.server import GivenServer, OwnServer, Server, password_of
 from producer.coordinator import MAX_ERRORS
 from producer.verify import verify_job
 from schemas.errors import Refused
+from schemas.redaction import redact
 from storage.jobs import open_job
 from storage.store import canonical_location, open_store, require_create_only
 from workers.hash_encoder import expected_vector
@@ -27,6 +28,8 @@ _TICK_S = 0.05
 _PATIENCE_S = 60.0
 #: A mill that publishes nothing for so long, though there is work, stands still.
 _STUCK_S = 180.0
+#: A worker that was told to end has ended after so many seconds: its grace of 20, and what a busy machine adds.
+_END_S = 30.0
 #: The next job is handed in when so little of the last one is left.
 _FEW_LEFT = 0.3
 
@@ -86,7 +89,8 @@ def run_chaos(options: ChaosOptions, *, say: Say = lambda line: None) -> Outcome
     private = Path(tempfile.mkdtemp(prefix="embedmill-chaos-"))
     location = _location(options, private)
     outcome = Outcome(seed=options.seed, workers=options.mill.workers)
-    begun, finished = time.monotonic(), False
+    begun, keep = time.monotonic(), True
+    say(f"jobs in {redact(location)}, logs in {private}")
     try:
         with _server(options) as server:
             mill = Mill(replace(options.mill, location=location, seed=options.seed), server=server, private=private)
@@ -94,13 +98,15 @@ def run_chaos(options: ChaosOptions, *, say: Say = lambda line: None) -> Outcome
             secrets = [password_of(server.url), *(job.truth.canary for job in mill.jobs)]
             find_leaks(mill.logs, secrets, outcome.findings)
         outcome.seconds = time.monotonic() - begun
-        finished = outcome.ok
+        keep = not outcome.ok
+    except KeyboardInterrupt:  # half a run proves nothing
+        keep = False
+        raise
     finally:
-        if finished:
-            _remove(location, private)
-        else:
+        if keep:
             outcome.kept = str(private) if location.startswith(str(private)) else f"{location} and {private}"
-            say(f"kept: {outcome.kept}")
+        else:
+            _remove(location, private)
     return outcome
 
 
@@ -255,6 +261,8 @@ class _Run:
         outcome.history = read_history(mill.logs)
         outcome.history.judge(outcome.findings, most=MAX_ERRORS)
         outcome.exits = [seconds for post in mill.workers for seconds in post.exits]
+        late = [seconds for seconds in outcome.exits if seconds > _END_S]
+        outcome.findings.add_all(Wrong.LINGERED, (f"a worker took {seconds:.0f} s to end" for seconds in late))
         outcome.looks, outcome.jobs, outcome.left = self._reader.looks, len(mill.jobs), len(self._schedule)
 
 
