@@ -87,7 +87,7 @@ _SHARES: dict[Group, int] = {
     Group.COORDINATORS: 1,
 }
 #: Seconds between two faults, beside the wait for the mill to publish again.
-_PAUSE_S = (0.1, 1.2)
+_PAUSE_S = (0.1, 0.8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
