@@ -68,8 +68,8 @@ def promises(outcome: Outcome) -> list[Promise]:
         (
             "Redis is a hint: without it, or without its data, jobs end all the same",
             (Wrong.STUCK,),
-            f"killed and empty {lost[0]} times, wiped {lost[1]} times; work went on after a fault within "
-            f"{_quantiles(recovered)}",
+            f"killed and empty {lost[0]} times, wiped {lost[1]} times; recovered from a fault within "
+            f"{_quantiles(recovered)}; longest silence {outcome.longest_silence_s:.1f} s",
         ),
         (
             "A worker that is told to end does so in time, and no attempt is counted",
@@ -118,6 +118,7 @@ def report_json(outcome: Outcome) -> dict[str, Any]:
         "faults_by_kind": {str(kind): len(some) for kind, some in _by_kind(outcome)},
         "recovery_s": {str(kind): _numbers(_recoveries(some)) for kind, some in _by_kind(outcome)}
         | {"all": _numbers(_recoveries(outcome.struck))},
+        "longest_silence_s": round(outcome.longest_silence_s, 3),
         "sigterm_to_end_s": _numbers(outcome.exits),
         **{name: getattr(outcome.counts, name) for name in outcome.counts.__slots__},
         "deliveries": outcome.history.taken.total(),
@@ -152,7 +153,8 @@ def report_page(outcome: Outcome, command: str) -> str:
         "| --- | --- | --- |",
         *(f"| {p.text} | {'kept' if p.kept else '**broken**'} | {p.figures} |" for p in promises(outcome)),
         "",
-        "Recovery is the time from a fault's end to the next publication, by whichever worker.",
+        "Recovery is the time from a fault's end until more shards are published than could be in work at that moment, "
+        "with other faults going on.",
         "",
         "| fault | times | p50 s | p99 s | longest s |",
         "| --- | ---: | ---: | ---: | ---: |",
@@ -182,7 +184,7 @@ def _recoveries(some: Sequence[Struck]) -> list[float]:
 
 
 def _recovery(some: Sequence[Struck]) -> str:
-    return f"work went on within {_quantiles(_recoveries(some))}" if _recoveries(some) else ""
+    return f"recovered within {_quantiles(_recoveries(some))}" if _recoveries(some) else ""
 
 
 def _quantiles(values: Sequence[float]) -> str:

@@ -48,13 +48,18 @@ class ChaosOptions:
 
 @dataclass(slots=True, kw_only=True)
 class Struck:
-    """One fault that was done, and how long the mill took to publish after its end."""
+    """One fault that was done, and how long the mill took to recover from it.
+
+    Recovered is a mill when it has published more shards than could be in work at the fault's end: one at least was
+    sent, taken and published since.
+    """
 
     kind: Kind
     victim: str
     began_s: float  # since the run began
     ended: float = 0.0  # monotonic; 0: it lasts
-    recovered_s: float | None = None  # from its end to the next publication; None: not seen, or nothing was left
+    then_published: int = 0  # shards that were published when it ended
+    recovered_s: float | None = None  # since its end; None: not seen, for nothing was left to publish
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,6 +77,7 @@ class Outcome:
     history: History = field(default_factory=History)
     verified: int = 0  # rows of jobs that `embedmill verify` calls complete
     looks: int = 0  # of the reader
+    longest_silence_s: float = 0.0  # between two publications
     exits: list[float] = field(default_factory=list)  # seconds from SIGTERM to the end of a worker
     kept: str = ""  # where everything is that was found wrong
 
@@ -151,7 +157,7 @@ class _Run:
         self._lasting: list[tuple[Harm, Struck]] = []
         self._last_struck_at = self._begun
         self._felt_at = 0.0  # when the mill was first seen to publish after the last fault
-        self._published = 0
+        self._published, self._published_at = 0, 0.0
         self._total = len(schedule)
 
     def run(self) -> None:
@@ -207,7 +213,7 @@ class _Run:
         if harm.lasts_s:
             self._lasting.append((harm, struck))
         else:
-            struck.ended = now
+            self._mark_ended(struck)
         self._outcome.struck.append(struck)
         self._journal.note("struck", kind=str(kind), victim=harm.victim, lasts_s=harm.lasts_s)
         done = self._total - len(self._schedule)
@@ -218,17 +224,24 @@ class _Run:
             if all_of_them or time.monotonic() - self._begun - struck.began_s >= harm.lasts_s:
                 self._lasting.remove((harm, struck))
                 harm.end()
-                struck.ended = time.monotonic()
+                self._mark_ended(struck)
                 self._journal.note("ended", kind=str(struck.kind), victim=struck.victim)
+
+    def _mark_ended(self, struck: Struck) -> None:
+        struck.ended, struck.then_published = time.monotonic(), self._reader.published
 
     def _note_publications(self) -> None:
         if self._reader.published == self._published:
             return
-        self._published, at = self._reader.published, self._reader.published_at
+        before, self._published_at = self._published_at, self._reader.published_at
+        self._published, at = self._reader.published, self._published_at
+        if before:
+            self._outcome.longest_silence_s = max(self._outcome.longest_silence_s, at - before)
         if self._felt_at <= self._last_struck_at < at:
             self._felt_at = at
         for struck in self._outcome.struck:
-            if struck.recovered_s is None and 0 < struck.ended < at:
+            since = self._published - struck.then_published
+            if struck.recovered_s is None and struck.ended and since > len(self._mill.workers):
                 struck.recovered_s = at - struck.ended
 
     def _finished(self) -> bool:
