@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import logging
 import threading
 import time
 from dataclasses import dataclass, field
@@ -10,6 +11,9 @@ import pyarrow.parquet as pq
 
 from chaos.findings import Findings, Wrong
 from chaos.published import Published
+from schemas.errors import StoreError
+
+logger = logging.getLogger(__name__)
 
 _FOLDER_LOOKS_PER_S, _OBJECT_LOOKS_PER_S = 20.0, 1.0
 
@@ -78,11 +82,12 @@ class Reader(threading.Thread):
     def _look(self, watched: _Watched) -> None:
         try:
             found = watched.files.names("data")
-        except Exception as err:  # noqa: BLE001  # the store is being broken: the next look tells more
-            self.findings.add(Wrong.TORN, f"{watched.files.url} cannot be listed: {err}")
+            new = {name: watched.files.read(name) for name in found.keys() - watched.seen.keys()}
+        except (OSError, StoreError) as err:  # the store is away: the next look tells more, and the oracle all
+            logger.warning("a look failed: %s", err)
             return
-        for name in found.keys() - watched.seen.keys():
-            watched.seen[name] = (found[name], self._first_sight(watched.files, name))
+        for name, data in new.items():
+            watched.seen[name] = (len(data), self._first_sight(watched.files, name, data))
             self.published += 1
             self.published_at = time.monotonic()
         for name, (size, _) in watched.seen.items():
@@ -94,16 +99,13 @@ class Reader(threading.Thread):
             elif found[name] != size:
                 self.findings.add(Wrong.CHANGED, f"{watched.files.url}/{name} had {size} bytes, now {found[name]}")
 
-    def _first_sight(self, files: Published, name: str) -> str:
+    def _first_sight(self, files: Published, name: str, data: bytes) -> str:
         """The digest of a file's bytes, which must be a whole Parquet file as soon as it can be seen."""
-        digest = ""
         try:
-            data = files.read(name)
-            digest = _digest(data)
             pq.read_table(io.BytesIO(data), use_threads=False)
         except Exception as err:  # noqa: BLE001  # whatever a reader would meet
             self.findings.add(Wrong.TORN, f"{files.url}/{name}: {type(err).__name__}: {err}")
-        return digest
+        return _digest(data)
 
 
 def _digest(data: bytes) -> str:
