@@ -27,6 +27,8 @@ from storage.store import open_store
 _ENTRY = (sys.executable, "-c", "from producer.cli import main; main()")
 #: Seconds that a worker may take to end after SIGTERM: its own grace, and a little.
 _END_S = 25.0
+#: A job that is refused so often is never taken: Redis comes back within a few.
+_TRIES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +128,8 @@ class MillJob:
     submission: subprocess.Popen[bytes]
     job: Job | None = None  # once it is submitted
     done: bool = False
-    given_up: bool = False  # by the coordinator
+    tries: int = 1  # to submit it
+    given_up: bool = False  # by the coordinator, or nobody takes it
 
     @property
     def shards(self) -> int:
@@ -216,6 +219,8 @@ class Mill:
             if (code := job.submission.poll()) is None:
                 return
             if code != 0:  # Redis was away: a user would do it again
+                job.tries += 1
+                job.given_up = job.tries > _TRIES
                 job.submission = self._submission(job.truth, job.url)
                 return
             job.job = find_job(open_store(job.url))

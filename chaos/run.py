@@ -247,7 +247,7 @@ class _Run:
     def _finished(self) -> bool:
         jobs = self._mill.jobs
         if any(job.given_up for job in jobs):
-            self._outcome.findings.add(Wrong.STUCK, "the coordinator gave a job up: " + self._last_word())
+            self._outcome.findings.add(Wrong.STUCK, "a job was given up: " + self._last_word())
             return True
         silent_s = time.monotonic() - max(self._reader.published_at, self._begun)
         if silent_s > _STUCK_S:
@@ -256,8 +256,10 @@ class _Run:
         return not self._schedule and not self._lasting and all(job.done for job in jobs)
 
     def _last_word(self) -> str:
-        lines = [line for log in sorted(self._mill.logs.glob("coordinator-*")) for line in log.read_text().splitlines()]
-        return next((line for line in reversed(lines) if "stopped" in line), "it did not say why")
+        logs = [*sorted(self._mill.logs.glob("submit.log")), *sorted(self._mill.logs.glob("coordinator-*"))]
+        lines = [line for log in logs for line in log.read_text().splitlines()]
+        telling = (line for line in reversed(lines) if "stopped" in line or line.startswith("embedmill:"))
+        return next(telling, "nobody said why")
 
     def _judge(self) -> None:
         outcome, mill = self._outcome, self._mill
