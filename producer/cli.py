@@ -433,6 +433,110 @@ def coordinate(
 
 
 @app.command(epilog=EPILOG)
+def chaos(
+    out: Annotated[
+        str,
+        typer.Option("--out", "-o", help="A store to try: jobs go to a new folder below it. Default: a private one."),
+    ] = "",
+    broker_url: BrokerUrl = "",
+    insecure_broker: InsecureBroker = False,
+    wipe: Annotated[
+        bool, typer.Option("--wipe", help="With --broker-url: embedmill's own keys there may be wiped, nothing else.")
+    ] = False,
+    rows: Annotated[
+        int, typer.Option("--rows", min=50, help="Rows of a job; jobs follow each other as long as faults are left.")
+    ] = 3000,
+    workers: Annotated[
+        int, typer.Option("--workers", "-w", min=1, help="Workers, each with a process that computes.")
+    ] = 3,
+    faults: Annotated[int, typer.Option("--faults", min=0, help="Faults in all, of every kind; or say which:")] = 24,
+    kills: Annotated[int | None, typer.Option("--kills", min=0, help="SIGKILL to workers.")] = None,
+    restarts: Annotated[
+        int | None, typer.Option("--restarts", min=0, help="Redis killed and started empty; our own only.")
+    ] = None,
+    wipes: Annotated[int | None, typer.Option("--wipes", min=0, help="Redis wiped.")] = None,
+    partitions: Annotated[
+        int | None, typer.Option("--partitions", min=0, help="A worker cut off from Redis: silence, resets, latency.")
+    ] = None,
+    pauses: Annotated[int | None, typer.Option("--pauses", min=0, help="SIGSTOP to workers for five leases.")] = None,
+    terms: Annotated[
+        int | None, typer.Option("--terms", min=0, help="SIGTERM to workers, as before a preemption.")
+    ] = None,
+    coordinators: Annotated[
+        int | None, typer.Option("--coordinators", min=0, help="Coordinators killed, doubled, paused.")
+    ] = None,
+    store_faults: Annotated[
+        int | None, typer.Option("--store-faults", min=0, help="The store slow, failing, full, its replies lost.")
+    ] = None,
+    repeats: Annotated[
+        int | None, typer.Option("--repeats", min=0, help="Shards sent to eight workers at once.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Replays a schedule: faults, order, victims, pauses.")
+    ] = None,
+    as_json: Json = False,
+    report: Annotated[str, typer.Option("--report", help="A Markdown file to write the report to.")] = "",
+    quiet: Quiet = False,
+) -> None:
+    """Break a mill on purpose, and prove that nothing is lost, doubled, torn or wrong.
+
+    \b
+    embedmill chaos
+    embedmill chaos --out s3://bucket/try --broker-url redis://:password@127.0.0.1:6379/9 --wipe
+
+    Starts workers and coordinators of its own, gives them jobs with good and with corrupt rows, kills, pauses and cuts
+    them off by a seeded schedule, and compares every published row with what must have become of it. Takes about a
+    minute. --seed replays the schedule, not the operating system's timing.
+
+    On a Redis of yours it uses job ids of its own and touches no other key; it refuses one that is in use. In a store
+    of yours it makes one folder, and removes it. Exits 0 when every promise was kept, 1 when one was broken (what was
+    found is kept), 2 when refused, 3 when stopped.
+    """
+    import json
+    import random
+
+    from chaos.mill import MillOptions
+    from chaos.report import report_json, report_lines, report_page
+    from chaos.run import ChaosOptions, run_chaos
+    from chaos.schedule import Group, share_out
+    from producer.interrupts import Interrupted, interruptible
+
+    named = dict(
+        zip(
+            Group, (kills, restarts, wipes, partitions, pauses, terms, coordinators, store_faults, repeats), strict=True
+        )
+    )
+    counts = {group: count for group, count in named.items() if count is not None}
+    if not counts:
+        not_there = {Group.RESTARTS, *(() if wipe else (Group.WIPES,))} if broker_url else set()
+        counts = share_out(faults, without=frozenset(not_there))
+    seed = random.randrange(10**6) if seed is None else seed  # noqa: S311  # a seed, no secret
+    options = ChaosOptions(
+        counts=counts,
+        seed=seed,
+        out=out,
+        broker_url=_safe(broker_url, insecure_broker) if broker_url else "",
+        wipe=wipe,
+        mill=MillOptions(location="", workers=workers, rows=rows),
+    )
+    again = _command_line() + ("" if any(word.startswith("--seed") for word in sys.argv) else f" --seed {seed}")
+    if not quiet:
+        _say(f"seed {seed}; the same schedule again: {again}")
+    try:
+        with interruptible():
+            outcome = run_chaos(options, say=(lambda line: None) if quiet else _say)
+    except Interrupted:
+        _say("stopped; every process of the run has ended")
+        raise typer.Exit(3) from None
+    if report:
+        Path(report).write_text(report_page(outcome, again))
+    print(json.dumps(report_json(outcome) | {"again": again}) if as_json else "\n".join(report_lines(outcome)))
+    if not outcome.ok:
+        _say(f"a promise was broken; look into {outcome.kept}; the same schedule again: {again}")
+    raise typer.Exit(0 if outcome.ok else 1)
+
+
+@app.command(epilog=EPILOG)
 def doctor(
     broker_url: BrokerUrl = "",
     out: Annotated[str, typer.Option("--out", help="A store to try: does it create only what is absent?")] = "",

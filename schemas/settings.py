@@ -32,6 +32,7 @@ class Settings:
     canary_s: float = 5.0  # before a shard is published the model is tried again, if that is longer ago
     stuck_s: float = 60.0  # a worker that gets nothing for so long, with shards on its queues, starts anew
     hash_faults: str = ""  # how the model `hash` fails, to stand in for bad rows and sick devices; see hash_encoder.py
+    store_faults: str = ""  # a file that says how jobs' stores fail on purpose (chaos); "": they do not
     hash_memory_tokens: int = 0  # what a batch of the model `hash` may hold, as if on a small device; 0: no limit
 
     def to_environ(self) -> dict[str, str]:

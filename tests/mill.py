@@ -3,13 +3,18 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from chaos.processes import alive as alive
+from chaos.processes import children as children
+from chaos.processes import command_of as command_of
+from chaos.processes import kill as kill
+from chaos.processes import parent_of as parent_of
 
 ENTRY = [sys.executable, "-c", "from producer.cli import main; main()"]
 
@@ -52,28 +57,6 @@ def started(*words: object, env: dict[str, str] | None = None, log: Path | None 
             output.close()
 
 
-def children(pid: int) -> list[int]:
-    """The processes whose parent is `pid`."""
-    numbers = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [number for number in numbers if parent_of(number) == pid]
-
-
-def parent_of(pid: int) -> int:
-    """The parent of a process; 0 for one that has ended."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
-
-
-def command_of(pid: int) -> str:
-    """The command line of a process, or "" when it has ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""
-
-
 def worker_pids(pid: int) -> list[int]:
     """The main processes of the workers below `pid`, and their children."""
     mains = [child for child in children(pid) if "celery" in command_of(child)]
@@ -83,22 +66,6 @@ def worker_pids(pid: int) -> list[int]:
 def server_pids(pid: int) -> list[int]:
     """The Redis server below `pid`."""
     return [child for child in children(pid) if "-server" in command_of(child)]
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that ended and waits to be reaped does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def kill(pid: int, number: int = signal.SIGKILL) -> None:
-    """Signal a process that may be gone already."""
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return
 
 
 def events(log: Path) -> list[dict[str, Any]]:

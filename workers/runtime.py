@@ -33,6 +33,7 @@ from schemas.settings import Settings
 from schemas.shard import ShardEntry, ShardReport
 from schemas.sizes import CPU, above
 from schemas.space import Space
+from storage.faulty_store import with_faults
 from storage.jobs import Job, open_job
 from storage.model_files import ResolvedModel, resolve_model
 from storage.plans import PlanReader
@@ -146,6 +147,7 @@ class Runtime:
         Raises nothing but what ends a process: an error is an outcome, and the coordinator's to judge.
         """
         started = time.monotonic()
+        logger.info("shard taken", extra={"event": "shard_taken", "job": message.job, "shard": message.shard})
         try:
             report = self._report(message, "unfit", error=self._unfit) if self._unfit else self._embed(message)
         except (Cancelled, redis.RedisError) as err:  # nobody wants it, or Redis is away: it is sent again
@@ -285,7 +287,7 @@ class Runtime:
 
     def _find(self, job_id: str, location: str) -> Job:
         require_within(location, self.settings.roots, what="the job's folder")
-        job = open_job(open_store(location))
+        job = open_job(with_faults(open_store(location), self.settings.store_faults))
         if job.id != job_id:
             raise NotAllowed(f"{location} holds job {job.id}, not {job_id}; the message was dropped")
         return job

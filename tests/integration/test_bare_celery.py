@@ -6,7 +6,6 @@ Each test does the same harm to both: first to tests/bare_celery_app.py, then to
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -20,11 +19,11 @@ import pytest
 import redis
 from celery import Celery
 
+from chaos.proxy import Proxy
 from producer.broker import EmbeddedBroker
 from schemas.queues import CLIENT_OPTIONS, PREFIX, celery_settings, client_url
 from tests.bare_celery_app import ROWS
 from tests.mill import children, embedmill, kill, started, texts, write_jsonl
-from tests.proxy import Proxy
 from tests.servers import redis_server, wait_for
 
 MILL_ROWS = 40
@@ -166,14 +165,11 @@ class Tripwire(Proxy):
         self.harm: Callable[[], None] | None = None
         self.struck = False
 
-    def _pass_on(self, source: socket.socket) -> None:
-        if self.harm is not None and not self.struck and source.family == socket.AF_UNIX:
-            coming = source.recv(65536, socket.MSG_PEEK)
-            if b'"body"' in coming:  # the reply to BRPOP
-                self.harm()
-                self.struck = True
-                self._doomed |= set(self._peers)
-        super()._pass_on(source)
+    def overhear(self, data: bytes) -> None:
+        if self.harm is not None and not self.struck and b'"body"' in data:  # the reply to BRPOP
+            self.harm()
+            self.struck = True
+            self.doom()
 
 
 def test_a_death_right_after_the_pop_loses_the_plain_apps_shard(broker: EmbeddedBroker, tmp_path: Path) -> None:

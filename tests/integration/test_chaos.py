@@ -1,136 +1,117 @@
-"""Kills at any moment: workers, Redis with its data, the coordinator. Nothing is lost, doubled or torn."""
+"""`embedmill chaos`: everything is broken at any moment, and nothing is lost, doubled, torn or wrong."""
 
 import json
 import os
 import random
 import shutil
 import signal
-import threading
-import time
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import redis
 
-from storage.jobs import open_job
-from storage.store import LocalStore
-from tests.mill import embedmill, kill, server_pids, started, texts, worker_pids, write_jsonl
-from tests.servers import wait_for
-from workers.hash_encoder import expected_vector
+from chaos.processes import family
+from chaos.server import GivenServer
+from schemas.queues import CLIENT_OPTIONS, client_url
+from tests.mill import alive, command_of, embedmill, kill, started
+from tests.servers import redis_server, wait_for
 
-ROWS = 6000
-WORKER_KILLS = 20
-REDIS_KILLS = 3
-
-
-class Reader(threading.Thread):
-    """Reads the published files all the time: whole, never changing, never vanishing, no id twice."""
-
-    def __init__(self, data: Path) -> None:
-        super().__init__(daemon=True)
-        self._data, self._ended = data, threading.Event()
-        self.problems: list[str] = []
-        self.looks = 0
-
-    def run(self) -> None:
-        seen: dict[Path, list[str]] = {}
-        while not self._ended.is_set():
-            found = sorted(self._data.rglob("*"))
-            for path in found:
-                if path.is_file() and path not in seen:
-                    seen[path] = self._read(path)
-            self.problems += [f"{path} vanished" for path in seen if path not in found]
-            self.looks += 1
-            time.sleep(0.05)  # a poll, not a wait: twenty looks a second
-        ids = [item for path in seen for item in seen[path]]
-        if len(ids) != len(set(ids)):
-            self.problems.append("an id was published twice")
-        self.problems += [f"{path} changed" for path, before in seen.items() if self._read(path) != before]
-
-    def _read(self, path: Path) -> list[str]:
-        try:
-            ids: list[str] = pq.read_table(path)["id"].to_pylist()
-        except Exception as err:  # the reader reports whatever a reader would meet
-            self.problems.append(f"{path}: {err}")
-            return []
-        return ids
-
-    def stop(self) -> None:
-        self._ended.set()
-        self.join(60)
+SEED = int(os.environ.get("EMBEDMILL_TEST_SEED", random.randrange(10**6)))
+#: What the long run of docs/reliability.md does too, in small.
+FAULTS = {
+    "--kills": 20,
+    "--restarts": 3,
+    "--wipes": 1,
+    "--partitions": 3,
+    "--pauses": 1,
+    "--terms": 2,
+    "--coordinators": 1,
+    "--store-faults": 2,
+    "--repeats": 1,
+}
 
 
-def test_kills_at_any_moment_lose_and_double_nothing(tmp_path: Path) -> None:
-    """20 workers and 3 Redis servers (data deleted) killed, the coordinator once: each row has exactly one outcome."""
-    seed = int(os.environ.get("EMBEDMILL_TEST_SEED", random.randrange(10**6)))
-    print(f"seed {seed}")
-    rng = random.Random(seed)
-    manifest = write_jsonl(tmp_path / "rows.jsonl", texts(ROWS))
-    out = tmp_path / "out"
-    words = ("run", manifest, "--model", "hash", "--out", out, "--shard-seconds", "0.02", "--workers", "2")
-    env = {"EMBEDMILL_HASH_DELAY_MS": "8", "EMBEDMILL_LEASE_S": "2"}
-    embedmill("plan", *words[1:-2])
-    reader = Reader(out / "data")
-    reader.start()
-    schedule = ["worker"] * WORKER_KILLS + ["redis"] * REDIS_KILLS
-    rng.shuffle(schedule)
-    schedule.insert(len(schedule) // 2, "coordinator")
+def test_faults_at_any_moment_lose_and_double_nothing() -> None:
+    """Workers, Redis with its data and the coordinator killed, paused, cut off; the store failing: promises kept."""
+    words = [str(word) for option in FAULTS.items() for word in option]
+    print(f"seed {SEED}")
 
-    done = _run_under(schedule, words, env, tmp_path, rng)
-    reader.stop()
+    done = embedmill("chaos", *words, "--rows", "800", "--seed", SEED, "--json", timeout_s=500)
 
-    verdict = json.loads(embedmill("verify", out, "--json").stdout)
-    assert done == 0
-    assert reader.problems == []
-    assert reader.looks > 20
-    assert verdict["complete"], verdict
-    assert (verdict["rows"], verdict["vectors"], verdict["failures"]) == (ROWS, ROWS, 0)
-    _check_every_vector(out)
+    told = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert told["ok"]
+    assert [promise["promise"] for promise in told["promises"] if not promise["kept"]] == []
+    assert (told["faults"], told["faults_left"]) == (sum(FAULTS.values()), 0)
+    assert told["published"] <= told["shards"] == told["files"]
+    assert told["vectors"] + told["failures"] == told["rows"] == told["verified_rows"] > 800
+    assert told["looks"] > 20
+    assert not Path(told["kept"] or "/nonexistent").exists()
 
 
-def _run_under(
-    schedule: list[str], words: tuple[object, ...], env: dict[str, str], folder: Path, rng: random.Random
-) -> int:
-    """Run the job while `schedule` kills; returns the exit code of the call that ended it."""
-    left = list(schedule)
-    for call in range(3):
-        with started(*words, env=env, log=folder / f"log-{call}") as process:
-            while left and process.poll() is None:
-                _pause_for_progress(process.pid, rng)
-                victim = left.pop(0)
-                if victim == "coordinator":
-                    process.send_signal(signal.SIGKILL)
-                    process.wait(30)
-                elif victim == "redis":
-                    kill_redis(process.pid)
-                else:
-                    pids = worker_pids(process.pid)
-                    if pids:
-                        kill(rng.choice(pids))
-            code = process.wait(400)
-            if code != -signal.SIGKILL:
-                assert not left, f"the job ended before {left} were killed: make it longer"
-                return code
-    raise AssertionError("the job did not end")
+def test_a_redis_and_a_store_of_the_user_are_left_as_they_were(tmp_path: Path) -> None:
+    """Nothing of ours stays and nothing of theirs goes; a Redis in use is refused, and so is a wipe nobody allowed."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious.txt").write_text("theirs")
+    theirs = {"cache:1": "x", "embedmill:lease:other-job-1:3": "w0@elsewhere"}
+    with redis_server() as broker:
+        client = redis.Redis.from_url(client_url(broker.url), **CLIENT_OPTIONS)
+        for key, value in theirs.items():
+            client.set(key, value)
+        env = {"EMBEDMILL_BROKER_URL": broker.url}
+        words = ("chaos", "--out", tmp_path / "out", "--rows", "100", "--workers", "1", "--kills", "1")
+
+        unasked = embedmill(*words, "--wipes", "1", env=env)
+        done = embedmill(*words, "--report", tmp_path / "report.md", env=env)
+        after = {str(key): str(client.get(key)) for key in client.scan_iter("*")}
+        client.hset("embedmill:jobs", "another-12345678", "/elsewhere")
+        in_use = embedmill("chaos", "--kills", "1", env=env)
+
+    assert (unasked.returncode, in_use.returncode) == (2, 2)
+    assert "--wipe" in unasked.stderr
+    assert "name another database" in in_use.stderr
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert after == theirs
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["precious.txt"]
+    assert "embedmill chaos --out" in (tmp_path / "report.md").read_text()
 
 
-def _pause_for_progress(run: int, rng: random.Random) -> None:
-    """Let the mill get going, then strike at a random moment."""
-    wait_for(lambda: bool(worker_pids(run)), timeout_s=60, what="a worker")
-    time.sleep(rng.uniform(0.2, 1.5))  # the random moment itself
+def test_a_wipe_of_a_given_redis_takes_what_came_since() -> None:
+    """Keys of other programs and of jobs before stay; what the run made is gone."""
+    with redis_server() as broker:
+        client = redis.Redis.from_url(client_url(broker.url), **CLIENT_OPTIONS)
+        client.mset({"cache:1": "x", "embedmill:reports:other-job-1": "y"})
+        with GivenServer(broker.url) as given:
+            client.mset({"embedmill:reports:chaos-job-1": "z", "cache:2": "x"})
+
+            given.wipe()
+
+            assert set(client.scan_iter("*")) == {"cache:1", "cache:2", "embedmill:reports:other-job-1"}
 
 
-def kill_redis(run: int) -> None:
-    """SIGKILL the run's server, and delete what it had written."""
-    for pid in server_pids(run):
-        config = Path(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1].decode())
-        kill(pid)
-        shutil.rmtree(config.parent / "data", ignore_errors=True)
+def test_no_process_outlives_the_command(tmp_path: Path) -> None:
+    """Ctrl-C ends everything with exit code 3; SIGKILL too, even a worker that is stopped at that moment."""
+    for number, code in ((signal.SIGINT, 3), (signal.SIGKILL, -signal.SIGKILL)):
+        log = tmp_path / f"log-{number}"
+        words = ("chaos", "--pauses", "9", "--workers", "1", "--rows", "400", "--seed", "1")
+        with started(*words, log=log) as process:
+            wait_for(lambda log=log: "pause_" in log.read_text(), timeout_s=60, what="the first fault")
+            below = family(process.pid)[1:]
+            assert any("celery" in command_of(pid) for pid in below)
+
+            kill(process.pid, number)
+            assert process.wait(60) == code
+
+        wait_for(lambda pids=below: not any(map(alive, pids)), timeout_s=30, what="the end of all processes")
+        folder = Path(log.read_text().partition("logs in ")[2].split()[0])
+        assert folder.exists() == (number == signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_every_vector(out: Path) -> None:
-    digest = open_job(LocalStore(out)).record.spec.model_digest
-    wanted = {row["id"]: row["text"] for row in texts(ROWS)}
-    for path in (out / "data").rglob("*.parquet"):
-        table = pq.read_table(path)
-        for item, vector in zip(table["id"].to_pylist(), table["embedding"].to_pylist(), strict=True):
-            assert vector == expected_vector(wanted[item].encode(), digest, len(vector)).tolist()
+def test_a_wrong_word_is_refused() -> None:
+    """A count that is none, and a Redis that is not ours to kill: exit 2, one line, nothing started."""
+    count = embedmill("chaos", "--kills", "many")
+    theirs = embedmill("chaos", "--restarts", "1", "--broker-url", "redis://127.0.0.1:1/0")
+
+    assert (count.returncode, theirs.returncode) == (2, 2)
+    assert "--kills" in count.stderr
+    assert "is not killed" in theirs.stderr

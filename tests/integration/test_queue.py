@@ -9,6 +9,7 @@ import pytest
 import redis
 from celery import Celery
 
+from chaos.proxy import Proxy
 from producer.board import RedisBoard
 from producer.broker import EmbeddedBroker
 from producer.coordinator import Coordinator
@@ -21,7 +22,6 @@ from storage.store import LocalStore
 from tests.floor import QUEUE, Floor, hash_job, main_of, through_port, worker
 from tests.jobs import planned_job, text_rows
 from tests.mill import children, kill
-from tests.proxy import Proxy
 from tests.servers import redis_server, wait_for
 
 

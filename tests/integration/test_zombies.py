@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from chaos.proxy import Proxy
 from schemas.rows import Modality
 from tests.floor import Floor, check_published, hash_job, said_in, through_port, worker
 from tests.mill import kill
-from tests.proxy import Proxy, Silence
 from tests.servers import redis_server, wait_for
 
 #: A shard that takes the slow worker six seconds, and one that takes it less than one.
@@ -64,15 +64,15 @@ def test_a_stopped_worker_that_wakes_up_has_lost(pair: Pair, floor: Floor) -> No
     _check_lost(pair, floor, zombie)
 
 
-@pytest.mark.parametrize("silence", [Silence.BOTH, Silence.TO_CLIENT])
-def test_a_worker_cut_off_from_redis_has_lost(pair: Pair, floor: Floor, silence: Silence) -> None:
+@pytest.mark.parametrize("both_ways", [True, False])
+def test_a_worker_cut_off_from_redis_has_lost(pair: Pair, floor: Floor, both_ways: bool) -> None:
     """Three leases without Redis, or without its replies, and the store in reach: as if it had been stopped."""
     floor.send(0)
     zombie = floor.wait_for_lease(0)
 
-    pair.proxy.silence = silence
+    pair.proxy.silence(up=both_ways)
     _another_does(floor)
-    pair.proxy.silence = Silence.NONE
+    pair.proxy.heal()
 
     _check_lost(pair, floor, zombie)
 
