@@ -282,26 +282,61 @@ def retry(
 
 
 @app.command(epilog=EPILOG)
-def verify(out: JobFolder, as_json: Json = False, quiet: Quiet = False) -> None:
-    """Prove, from the job's files alone, that each row has exactly one outcome.
+def verify(
+    out: JobFolder,
+    receipt: Annotated[
+        str,
+        typer.Option("--receipt", help="Write what was proved to this file, as JSON; `-`: to stdout, alone."),
+    ] = "",
+    against: Annotated[
+        str, typer.Option("--against", help="A receipt of this job: what is not as it says is wrong.")
+    ] = "",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prove, from the job's files alone, that each row has exactly one outcome and that no bit has changed.
 
     \b
     embedmill verify vectors
+    embedmill verify vectors --receipt vectors.receipt.json
+    embedmill verify vectors --against vectors.receipt.json
 
-    Reads every byte: plan, vectors, failures, digests. Exits 0 when all is right and complete, 1 when something is
-    wrong, 3 when all is right so far and rows are left.
+    Reads every byte: plan, vectors, failures, digests; a file at a time, without Redis. A receipt lists every file with
+    its sha256, the plan, the space, the model and what wrote it; years later --against proves that all is as it was.
+    Exits 0 when all is right and complete, 1 when something is wrong, 3 when all is right so far and the job has not
+    ended.
     """
     import json
 
-    from producer.verify import verify_job
+    from producer.receipt import differences, make_receipt, read_receipt, require_writable
+    from producer.verify import verify_store
+    from schemas.redaction import redact
+    from storage.store import canonical_location, open_store
 
-    job = _job(out)
-    verdict = verify_job(job)
+    if receipt == "-" and as_json:
+        raise typer.BadParameter("--receipt - and --json both write to stdout; leave one away")
+    require_writable(receipt)
+    earlier = read_receipt(against) if against else None
+    store = open_store(canonical_location(out))
+    job, verdict = verify_store(store)
+    if earlier and job:
+        for difference in differences(earlier, job, verdict):
+            verdict.blame(difference)
+    name = job.id if job else redact(store.url)
+    if receipt:
+        _write_receipt(receipt, make_receipt(store.url, job, verdict))
     if as_json:
-        print(json.dumps({"job": job.id, **verdict.to_dict()}))
+        print(json.dumps({"job": job.id if job else None, **verdict.to_dict()}))
     else:
-        print("\n".join(verdict.lines(job.id)))
+        print("\n".join(verdict.lines(name)), file=sys.stderr if receipt == "-" else sys.stdout)
     raise typer.Exit(0 if verdict.complete else 3 if verdict.ok else 1)
+
+
+def _write_receipt(place: str, data: bytes) -> None:
+    if place == "-":
+        sys.stdout.write(f"{data.decode()}\n")
+    else:
+        Path(place).write_bytes(data)
 
 
 @app.command(epilog=EPILOG)

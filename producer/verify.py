@@ -15,7 +15,7 @@ from schemas.job import PlanRecord
 from schemas.redaction import redact
 from storage import layout
 from storage.jobs import Job, open_job
-from storage.parquet_seal import require_seal
+from storage.parquet_seal import check_seal
 from storage.shards import unpack
 from storage.store import Store
 
@@ -29,7 +29,9 @@ def verify_store(store: Store) -> tuple[Job | None, Verdict]:
         left = [layout.manifest_key(0)] if store.size(layout.manifest_key(0)) is not None else []
         left += [item.key for item in store.walk(layout.DATA) if layout.shard_of(item.key) is not None]
         if not left:
-            raise Refused(f"{redact(store.url)} holds no job: there is no {layout.JOB}; give the folder that --out named")
+            raise Refused(
+                f"{redact(store.url)} holds no job: there is no {layout.JOB}; give the folder that --out named"
+            )
         return None, _wrong(f"there is no {layout.JOB}, and there is {left[0]}; restore it")
     try:
         job = open_job(store)
@@ -46,7 +48,8 @@ def _wrong(problem: str) -> Verdict:
 
 def verify_job(job: Job) -> Verdict:
     """Read every byte of the job, a file at a time, and compare it with the plan."""
-    verdict, snapshot = Verdict(), take_snapshot(job)
+    snapshot = take_snapshot(job)
+    verdict = Verdict(plans=snapshot.rounds)
     for problem in snapshot.problems:
         verdict.blame(problem)
     plans, account = PlanProof(job, snapshot, verdict), _Account(verdict)
@@ -85,7 +88,7 @@ class _Account:
         verdict, footer = self._verdict, proof.footer
         self.seen.add(proof.task.key)
         verdict.files += 1
-        verdict.note(proof.files)
+        verdict.note(*proof.files)
         for problem in proof.problems:
             verdict.blame(problem)
         if footer is None:
@@ -113,9 +116,7 @@ class _Account:
             )
 
 
-def _find_strangers(
-    job: Job, snapshot: Snapshot, account: _Account, unreadable: list[range], verdict: Verdict
-) -> None:
+def _find_strangers(job: Job, snapshot: Snapshot, account: _Account, unreadable: list[range], verdict: Verdict) -> None:
     """Whatever lies below data/ or failures/ is read by those who glob it: nothing but ours may."""
     for key in sorted(snapshot.data - account.seen):
         shard = layout.shard_of(key)
@@ -134,7 +135,10 @@ def _check_attempt(job: Job, key: str, verdict: Verdict) -> None:
     """Failures of an attempt that has not published: it may be at work, or have been second, and is no problem."""
     try:
         data = job.store.get(key)
-        require_seal(data, key)
+        _, problem = check_seal(data, key)
+        if problem:
+            verdict.blame(problem)
+            return
         footer, _, _ = unpack(data, key)
     except NotFound:
         return  # its attempt was second, and has tidied up
