@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.job_options import AllowUnpinned, OnlyModality, SizeName, takes_job
+from producer.job_options import AllowUnpinned, OnlyModality, SizeName, seconds_of, takes_job
 from schemas.errors import EmbedmillError
 
 if TYPE_CHECKING:
@@ -330,6 +330,54 @@ def verify(
     else:
         print("\n".join(verdict.lines(name)), file=sys.stderr if receipt == "-" else sys.stdout)
     raise typer.Exit(0 if verdict.complete else 3 if verdict.ok else 1)
+
+
+@app.command(epilog=EPILOG)
+def gc(
+    out: JobFolder,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove them; without it they are only listed.")] = False,
+    older_than: Annotated[
+        str,
+        typer.Option(
+            "--older-than",
+            help="Leave what was written since: 90m, 24h, 7d. Files of processes that have provably ended go anyway.",
+            envvar="EMBEDMILL_OLDER_THAN",
+        ),
+    ] = "24h",
+    as_json: Json = False,
+) -> None:
+    """List what killed processes and lost races left in a job's folder, and with --delete remove it.
+
+    \b
+    embedmill gc vectors
+    embedmill gc vectors --delete
+
+    Only what is the job's own, by name and by content: private files below _tmp/, failures of attempts that were
+    second, plans that no job was made of. Nothing that may be in use, nothing that it does not know. Safe at any time.
+    """
+    import json
+    from dataclasses import asdict
+
+    from producer.leftovers import find_leftovers, remove
+    from storage.jobs import find_job, open_job
+    from storage.store import canonical_location, open_store
+
+    store = open_store(canonical_location(out))
+    job = find_job(store)
+    found = list(find_leftovers(store, job, older_than_s=seconds_of(older_than), now=time.time()))
+    if job is None and not found:
+        open_job(store)  # says that there is none
+    if delete:
+        found = [leftover for leftover in found if remove(leftover, store, job)]
+    total = sum(leftover.size for leftover in found)
+    if as_json:
+        files = [asdict(leftover) for leftover in found]
+        print(json.dumps({"job": job.id if job else None, "deleted": delete, "bytes": total, "files": files}))
+        return
+    for leftover in found:
+        print(f"{leftover.key}  {leftover.size:,} bytes: {leftover.why}")
+    ending = "removed" if delete else "--delete removes them"
+    print(f"{len(found):,} leftovers, {total:,} bytes; {ending}" if found else "nothing is left over")
 
 
 def _write_receipt(place: str, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """What verify says of jobs whose files were damaged, moved, lost or added; and that it always says it."""
 
+import itertools
 import random
 import shutil
 from collections.abc import Iterator
@@ -67,7 +68,7 @@ def test_exchanged_files_are_found(copies: list[Path]) -> None:
     """Any two neighbours of one folder, exchanged whole: shards, failures, plan files."""
     for folder in copies:
         files = list(each_file(folder))
-        for one, other in zip(files, files[1:], strict=False):
+        for one, other in itertools.pairwise(files):
             if one.parent == other.parent and one.suffix == other.suffix:
                 kept = one.read_bytes(), other.read_bytes()
                 one.write_bytes(kept[1])
