@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from producer.error_limit import ErrorLimit
-from producer.job_options import AllowUnpinned, OnlyModality, SizeName, takes_job
+from producer.job_options import AllowUnpinned, OnlyModality, SizeName, seconds_of, takes_job
 from schemas.errors import EmbedmillError
 
 if TYPE_CHECKING:
@@ -298,26 +298,109 @@ def retry(
 
 
 @app.command(epilog=EPILOG)
-def verify(out: JobFolder, as_json: Json = False, quiet: Quiet = False) -> None:
-    """Prove, from the job's files alone, that each row has exactly one outcome.
+def verify(
+    out: JobFolder,
+    receipt: Annotated[
+        str,
+        typer.Option("--receipt", help="Write what was proved to this file, as JSON; `-`: to stdout, alone."),
+    ] = "",
+    against: Annotated[
+        str, typer.Option("--against", help="A receipt of this job: what is not as it says is wrong.")
+    ] = "",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prove, from the job's files alone, that each row has exactly one outcome and that no bit has changed.
 
     \b
     embedmill verify vectors
+    embedmill verify vectors --receipt vectors.receipt.json
+    embedmill verify vectors --against vectors.receipt.json
 
-    Reads every byte: plan, vectors, failures, digests. Exits 0 when all is right and complete, 1 when something is
-    wrong, 3 when all is right so far and rows are left.
+    Reads every byte: plan, vectors, failures, digests; a file at a time, without Redis. A receipt lists every file with
+    its sha256, the plan, the space, the model and what wrote it; years later --against proves that all is as it was.
+    Exits 0 when all is right and complete, 1 when something is wrong, 3 when all is right so far and the job has not
+    ended.
     """
     import json
 
-    from producer.verify import verify_job
+    from producer.receipt import differences, make_receipt, read_receipt, require_writable
+    from producer.verify import verify_store
+    from schemas.redaction import redact
+    from storage.store import canonical_location, open_store
 
-    job = _job(out)
-    verdict = verify_job(job)
+    if receipt == "-" and as_json:
+        raise typer.BadParameter("--receipt - and --json both write to stdout; leave one away")
+    require_writable(receipt)
+    earlier = read_receipt(against) if against else None
+    store = open_store(canonical_location(out))
+    job, verdict = verify_store(store)
+    if earlier and job:
+        for difference in differences(earlier, job, verdict):
+            verdict.blame(difference)
+    name = job.id if job else redact(store.url)
+    if receipt:
+        _write_receipt(receipt, make_receipt(store.url, job, verdict))
     if as_json:
-        print(json.dumps({"job": job.id, **verdict.to_dict()}))
+        print(json.dumps({"job": job.id if job else None, **verdict.to_dict()}))
     else:
-        print("\n".join(verdict.lines(job.id)))
+        print("\n".join(verdict.lines(name)), file=sys.stderr if receipt == "-" else sys.stdout)
     raise typer.Exit(0 if verdict.complete else 3 if verdict.ok else 1)
+
+
+@app.command(epilog=EPILOG)
+def gc(
+    out: JobFolder,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove them; without it they are only listed.")] = False,
+    older_than: Annotated[
+        str,
+        typer.Option(
+            "--older-than",
+            help="Leave what was written since: 90m, 24h, 7d. Files of processes that have provably ended go anyway.",
+            envvar="EMBEDMILL_OLDER_THAN",
+        ),
+    ] = "24h",
+    as_json: Json = False,
+) -> None:
+    """List what killed processes and lost races left in a job's folder, and with --delete remove it.
+
+    \b
+    embedmill gc vectors
+    embedmill gc vectors --delete
+
+    Only what is the job's own, by name and by content: private files below _tmp/, failures of attempts that were
+    second, plans that no job was made of. Nothing that may be in use, nothing that it does not know. Safe at any time.
+    """
+    import json
+    from dataclasses import asdict
+
+    from producer.leftovers import find_leftovers, remove
+    from storage.jobs import find_job, open_job
+    from storage.store import canonical_location, open_store
+
+    store = open_store(canonical_location(out))
+    job = find_job(store)
+    found = list(find_leftovers(store, job, older_than_s=seconds_of(older_than), now=time.time()))
+    if job is None and not found:
+        open_job(store)  # says that there is none
+    if delete:
+        found = [leftover for leftover in found if remove(leftover, store, job)]
+    total = sum(leftover.size for leftover in found)
+    if as_json:
+        files = [asdict(leftover) for leftover in found]
+        print(json.dumps({"job": job.id if job else None, "deleted": delete, "bytes": total, "files": files}))
+        return
+    for leftover in found:
+        print(f"{leftover.key}  {leftover.size:,} bytes: {leftover.why}")
+    ending = "removed" if delete else "--delete removes them"
+    print(f"{len(found):,} leftovers, {total:,} bytes; {ending}" if found else "nothing is left over")
+
+
+def _write_receipt(place: str, data: bytes) -> None:
+    if place == "-":
+        sys.stdout.write(f"{data.decode()}\n")
+    else:
+        Path(place).write_bytes(data)
 
 
 @app.command(epilog=EPILOG)

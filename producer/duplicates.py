@@ -36,6 +36,13 @@ class DuplicateFinder:
         if len(self._lines) >= _BLOCK:
             self._write_block()
 
+    def add_all(self, ids: list[str], line: int) -> None:
+        """Take many ids that go by one line."""
+        self._hashes += b"".join([hashlib.blake2b(item.encode(), digest_size=16).digest() for item in ids])
+        self._lines.extend([line] * len(ids))
+        if len(self._lines) >= _BLOCK:
+            self._write_block()
+
     def duplicates(self) -> np.ndarray:
         """The lines, int64 and sorted, whose id was used on an earlier line; see duplicate_pairs()."""
         return self.duplicate_pairs()[:, 0]

@@ -1,11 +1,10 @@
 """The proof of a job's end: its manifests against its files, its statistics and views."""
 
-import hashlib
 from typing import Any
 
 from producer.shard_proof import DAMAGE, ShardProof, first_line
 from producer.snapshot import Snapshot
-from producer.verdict import ProvedFile, Verdict
+from producer.verdict import Verdict, digest_of
 from schemas.job import PlanRecord
 from schemas.sealed import is_sealed_at_end, unsealed
 from storage import layout
@@ -50,17 +49,14 @@ def _prove_manifest(job: Job, plan: PlanRecord, listed: dict[str, dict[str, Any]
         if files.get(name) != wanted.get(name):
             verdict.blame(f"{name}: it is not the file that {key} lists")
     for entry in manifest["others"]:
-        proved = verdict.proved.get(entry["key"]) or _proved(job, entry["key"])
-        if (proved.size, proved.sha256) != (entry["bytes"], entry["sha256"]):
-            verdict.blame(f"{proved.key}: it is not the file that {key} lists")
-
-
-def _proved(job: Job, key: str) -> ProvedFile:
-    data = job.store.get(key)
-    return ProvedFile(key, len(data), hashlib.sha256(data).hexdigest())
+        name = entry["key"]
+        if name not in verdict.digests:
+            _read(job, name, verdict)
+        if (verdict.digests[name].size, verdict.digests[name].sha256) != (entry["bytes"], entry["sha256"]):
+            verdict.blame(f"{name}: it is not the file that {key} lists")
 
 
 def _read(job: Job, key: str, verdict: Verdict) -> bytes:
     data = job.store.get(key)
-    verdict.note([ProvedFile(key, len(data), hashlib.sha256(data).hexdigest())])
+    verdict.note(digest_of(key, data))
     return data

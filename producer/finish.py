@@ -130,7 +130,7 @@ def _manifest(job: Job, plan: PlanRecord, files: list[PublishedFile], described:
 
 
 def _others(job: Job, last: PlanRecord, files: list[PublishedFile]) -> list[dict[str, object]]:
-    """What is not data but must not change either; statistics and views, which a retry writes anew, prove themselves."""
+    """What is not data but must not change either; statistics and views prove themselves: a retry writes them anew."""
     keys = [layout.JOB, *(layout.manifest_key(n) for n in range(last.round))]
     for plan in job.rounds():
         keys += [*plan.files, plan.index, *filter(None, [plan.rejects_file, plan.sample])]

@@ -58,18 +58,18 @@ class SizeName(StrEnum):
     GPU80 = "gpu80"
 
 
-_DURATION = re.compile(r"(?P<number>[0-9]+(\.[0-9]+)?)\s*(?P<unit>ms|s|m|min|h)?")
-_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(?P<number>[0-9]+(\.[0-9]+)?)\s*(?P<unit>ms|s|m|min|h|d)?")
+_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def seconds_of(text: str) -> float:
-    """The seconds that `10s`, `500ms`, `2m`, `1h` or a plain number say; 0 for nothing."""
+    """The seconds that `10s`, `500ms`, `2m`, `1h`, `1d` or a plain number say; 0 for nothing."""
     if not text:
         return 0.0
     match = _DURATION.fullmatch(text.strip())
     seconds = float(match["number"]) * _SECONDS[match["unit"] or ""] if match else 0.0
     if not seconds:
-        raise typer.BadParameter(f"{text!r} is no duration; write 10s, 500ms, 2m or 1h")
+        raise typer.BadParameter(f"{text!r} is no duration; write 10s, 500ms, 2m, 1h or 1d")
     return seconds
 
 

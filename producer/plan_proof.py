@@ -8,7 +8,7 @@ import pyarrow as pa
 from producer.duplicates import DuplicateFinder
 from producer.shard_proof import DAMAGE, ShardTask, first_line
 from producer.snapshot import Snapshot
-from producer.verdict import ProvedFile, Verdict
+from producer.verdict import Verdict, digest_of
 from schemas.job import PlanRecord
 from schemas.recipe import OutputType
 from schemas.sealed import unsealed
@@ -16,7 +16,7 @@ from schemas.shard import ShardEntry
 from storage import layout
 from storage.jobs import Job
 from storage.parquet import ID
-from storage.parquet_seal import require_seal
+from storage.parquet_seal import check_seal
 from storage.plans import PlanReader
 
 
@@ -38,8 +38,7 @@ class PlanProof:
         for number in range(len(plan.files)):
             for entry, planned in self._planned(reader, number):
                 if planned is not None:
-                    for item in planned[ID].to_pylist():
-                        ids.add(item, entry.shard)
+                    ids.add_all(planned[ID].to_pylist(), entry.shard)
                 task = ShardTask(plan=plan.digest, entry=entry, planned=planned)
                 if task.key in self._snapshot.data:
                     yield task
@@ -97,13 +96,10 @@ class PlanProof:
 
     def _get_sealed(self, key: str) -> bytes | None:
         data = self._get(key)
-        try:
-            if data is not None:
-                require_seal(data, key)
-        except DAMAGE as err:
-            self._verdict.blame(first_line(err))
-            return None
-        return data
+        problem = check_seal(data, key)[1] if data is not None else ""
+        if problem:
+            self._verdict.blame(problem)
+        return None if problem else data
 
     def _get(self, key: str) -> bytes | None:
         """The bytes of `key`, noted; None, and a problem, where they cannot be read."""
@@ -112,5 +108,5 @@ class PlanProof:
         except DAMAGE as err:
             self._verdict.blame(first_line(err))
             return None
-        self._verdict.note([ProvedFile(key, len(data), hashlib.sha256(data).hexdigest())])
+        self._verdict.note(digest_of(key, data))
         return data

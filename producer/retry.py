@@ -38,7 +38,8 @@ def plan_retry(job: Job, codes: tuple[str, ...] = ()) -> PlanRecord | None:
         for modality, table in _rows_again(job, rounds, failures):
             writer.add_table(modality, table, float(table.num_rows))
         plan = retried(writer.publish(job.store), codes=codes, round_=len(rounds))
-    add_round(job, plan)
+        add_round(job, plan)
+        writer.publish(job.store)  # again: until they were pinned, `gc` may have taken files that an earlier try left
     return plan
 
 

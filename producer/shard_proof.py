@@ -8,15 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from producer.verdict import ProvedFile
+from producer.verdict import FileDigest
 from schemas.columns import usage_columns
-from schemas.errors import EmbedmillError
+from schemas.errors import EmbedmillError, StoreError
 from schemas.recipe import QUANTISED, OutputType, vector_column
 from schemas.shard import Footer, ShardEntry
 from storage import layout
 from storage.jobs import Job
 from storage.parquet import ID
-from storage.parquet_seal import require_seal
+from storage.parquet_seal import check_seal
 from storage.shards import FAILURES_SCHEMA, content_sha256, unpack
 
 #: What reading a file that is not what it should be raises, here or in Arrow.
@@ -42,7 +42,7 @@ class ShardProof:
 
     task: ShardTask
     footer: Footer | None = None  # None: the file cannot be read
-    files: list[ProvedFile] = field(default_factory=list)
+    files: list[FileDigest] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     rows_ok: int = 0
     vectors: int = 0
@@ -77,7 +77,10 @@ def prove_shard(job: Job, ranges_sha256: str, task: ShardTask) -> ShardProof:
 def _read(job: Job, key: str, proof: ShardProof) -> tuple[Footer, dict[str, np.ndarray], pa.Table]:
     """Footer, vectors and table of a file whose seal is whole: damaged bytes do not reach the parser."""
     data = job.store.get(key)
-    proof.files.append(ProvedFile(key, len(data), require_seal(data, key)))
+    digest, problem = check_seal(data, key)
+    proof.files.append(FileDigest(key, len(data), digest))
+    if problem:
+        raise StoreError(problem)
     return unpack(data, key)
 
 

@@ -1,21 +1,28 @@
 """The verdict on a job: what was looked at, what each file is, and what is wrong."""
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+from schemas.job import PlanRecord
 
 #: Findings beyond these are counted and not listed.
 _LISTED = 100
 
 
 @dataclass(frozen=True, slots=True)
-class ProvedFile:
+class FileDigest:
     """A file of the job, as its bytes were when it was read."""
 
     key: str
     size: int  # bytes
     sha256: str
+
+
+def digest_of(key: str, data: bytes) -> FileDigest:
+    """The digest of a file whose bytes are `data`."""
+    return FileDigest(key, len(data), hashlib.sha256(data).hexdigest())
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,7 +36,8 @@ class Verdict:
     missing: int = 0  # rows of shards that are not published
     files: int = 0  # published shards
     unended: tuple[str, ...] = ()  # rounds that have no manifest yet, in words
-    proved: dict[str, ProvedFile] = field(default_factory=dict)  # by key
+    digests: dict[str, FileDigest] = field(default_factory=dict)  # of every file that was read, by key
+    plans: list[PlanRecord] = field(default_factory=list)  # of the rounds that were looked at
     versions: dict[str, set[str]] = field(default_factory=dict)  # of the libraries that wrote the shards
     problems: list[str] = field(default_factory=list)
     problem_count: int = 0
@@ -56,9 +64,9 @@ class Verdict:
         if len(self.problems) < _LISTED:
             self.problems.append(problem)
 
-    def note(self, files: Iterable[ProvedFile]) -> None:
+    def note(self, *files: FileDigest) -> None:
         """Remember what the bytes of `files` were."""
-        self.proved |= {file.key: file for file in files}
+        self.digests |= {file.key: file for file in files}
 
     def lines(self, job: str) -> list[str]:
         """What `embedmill verify` prints: the verdict in one line, then the problems."""

@@ -15,7 +15,7 @@ from schemas.job import PlanRecord
 from schemas.redaction import redact
 from storage import layout
 from storage.jobs import Job, open_job
-from storage.parquet_seal import require_seal
+from storage.parquet_seal import check_seal
 from storage.shards import unpack
 from storage.store import Store
 
@@ -48,7 +48,8 @@ def _wrong(problem: str) -> Verdict:
 
 def verify_job(job: Job) -> Verdict:
     """Read every byte of the job, a file at a time, and compare it with the plan."""
-    verdict, snapshot = Verdict(), take_snapshot(job)
+    snapshot = take_snapshot(job)
+    verdict = Verdict(plans=snapshot.rounds)
     for problem in snapshot.problems:
         verdict.blame(problem)
     plans, account = PlanProof(job, snapshot, verdict), _Account(verdict)
@@ -87,7 +88,7 @@ class _Account:
         verdict, footer = self._verdict, proof.footer
         self.seen.add(proof.task.key)
         verdict.files += 1
-        verdict.note(proof.files)
+        verdict.note(*proof.files)
         for problem in proof.problems:
             verdict.blame(problem)
         if footer is None:
@@ -134,7 +135,10 @@ def _check_attempt(job: Job, key: str, verdict: Verdict) -> None:
     """Failures of an attempt that has not published: it may be at work, or have been second, and is no problem."""
     try:
         data = job.store.get(key)
-        require_seal(data, key)
+        _, problem = check_seal(data, key)
+        if problem:
+            verdict.blame(problem)
+            return
         footer, _, _ = unpack(data, key)
     except NotFound:
         return  # its attempt was second, and has tidied up

@@ -9,8 +9,6 @@ import hashlib
 
 import pyarrow.parquet as pq
 
-from schemas.errors import StoreError
-
 _KEY = "embedmill.sha256"
 _BLANK = b"0" * 64
 #: The key and the head of its value, as Thrift's compact protocol writes them in the footer.
@@ -29,15 +27,15 @@ def seal(data: bytes) -> bytes:
     return b"".join([data[:at], digest.encode(), data[at + len(_BLANK) :]])
 
 
-def require_seal(data: bytes, key: str) -> str:
-    """The sha256 of the whole file; raises StoreError unless each bit of it is as it was written."""
+def check_seal(data: bytes, key: str) -> tuple[str, str]:
+    """The sha256 of the whole file, and what is wrong with it: "" where each bit is as it was written."""
     at = data.rfind(_MARK) + len(_MARK)
+    whole, digest = _digests(data, max(at, len(_MARK)))
     if at < len(_MARK):
-        raise StoreError(f"{key} was cut off, changed, or not written by embedmill: it has no seal")
-    whole, digest = _digests(data, at)
+        return whole, f"{key} was cut off, changed, or not written by embedmill: it has no seal"
     if data[at : at + len(_BLANK)] != digest.encode():
-        raise StoreError(f"{key} was changed: its bytes are not those that were written")
-    return whole
+        return whole, f"{key} was changed: its bytes are not those that were written"
+    return whole, ""
 
 
 def _digests(data: bytes, at: int) -> tuple[str, str]:

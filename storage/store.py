@@ -5,10 +5,10 @@ Two real stores and one contract: a folder (hard link + fsync) and any store obs
 """
 
 import contextlib
+import math
 import os
 import random
 import re
-import socket
 import tempfile
 import time
 import uuid
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from schemas.errors import NotAllowed, NotFound, Refused, StoreError, StoreUnavailable
 from schemas.redaction import redact
+from storage.private_files import is_orphan, private_name
 
 if TYPE_CHECKING:
     from obstore.store import MemoryStore, S3Store
@@ -29,16 +30,16 @@ _FILE_MODE = 0o640
 _CONFLICTS = 6
 #: Another machine's private file that nobody touched for so long is nobody's.
 _ABANDONED_S = 24 * 3600
-_PRIVATE = re.compile(r"^(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]+\.inprogress$")
 _HTTP_STATUS = re.compile(r"status code: (\d{3})")
 
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object's key, relative to the store, and its size in bytes."""
+    """An object's key, relative to the store, its size in bytes, and when it was written."""
 
     key: str
     size: int
+    modified: float = math.inf  # seconds since the epoch, by the store's clock; inf: not known
 
 
 class Store(Protocol):
@@ -191,10 +192,13 @@ class LocalStore:
     def walk(self, prefix: str) -> Iterator[StoredObject]:
         for folder, _, names in os.walk(self.path(prefix), onerror=_raise_unless_missing):
             for name in names:
-                key = (Path(folder) / name).relative_to(self._folder).as_posix()
-                size = self.size(key)
-                if size is not None:  # else deleted while we walk
-                    yield StoredObject(key, size)
+                path = Path(folder) / name
+                try:
+                    with _store_errors(name):
+                        seen = path.stat()
+                except NotFound:  # deleted while we walk
+                    continue
+                yield StoredObject(path.relative_to(self._folder).as_posix(), seen.st_size, seen.st_mtime)
 
     def folders(self) -> list[str]:
         with _store_errors("."):
@@ -206,7 +210,7 @@ class LocalStore:
             now = self._file_clock()
             for path in self.path(TMP).iterdir():
                 with contextlib.suppress(OSError):
-                    if _is_orphan(path, now):
+                    if is_orphan(path, older_than_s=_ABANDONED_S, now=now):
                         path.unlink()
 
     def _file_clock(self) -> float:
@@ -214,9 +218,24 @@ class LocalStore:
         with tempfile.NamedTemporaryFile(dir=self.path(TMP)) as probe:
             return os.fstat(probe.fileno()).st_mtime
 
+    def folder_touched(self, name: str) -> float | None:
+        """When the folder `name` was changed, in seconds since the epoch; None where there is none."""
+        try:
+            return self.path(name).stat().st_mtime
+        except OSError:
+            return None
+
+    def drop_folder(self, name: str) -> bool:
+        """Remove the folder `name` if it is empty."""
+        try:
+            self.path(name).rmdir()
+        except OSError:
+            return False
+        return True
+
     @contextlib.contextmanager
     def _private_file(self, data: bytes) -> Iterator[Path]:
-        private = self.path(TMP) / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}.inprogress"
+        private = self.path(TMP) / private_name()
         self._make_folder(private.parent)
         try:
             with open(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE), "wb") as file:
@@ -291,7 +310,7 @@ class ObjectStore:
 
     def replace(self, key: str, data: bytes) -> None:
         with _store_errors(key):
-            self._obstore.put(self._backend, key, data)
+            self._obstore.put(self._backend, key, data, use_multipart=False)  # one killed in its middle would stay
 
     def delete(self, key: str) -> None:
         with contextlib.suppress(NotFound), _store_errors(key):
@@ -301,25 +320,12 @@ class ObjectStore:
         with _store_errors(prefix):
             for page in self._obstore.list(self._backend, prefix):
                 for meta in page:
-                    yield StoredObject(meta["path"], meta["size"])
+                    yield StoredObject(meta["path"], meta["size"], meta["last_modified"].timestamp())
 
     def folders(self) -> list[str]:
         with _store_errors("."):
             listing = self._obstore.list_with_delimiter(self._backend)
             return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in listing["common_prefixes"])
-
-
-def _is_orphan(private: Path, now: float) -> bool:
-    match = _PRIVATE.match(private.name)
-    if match is None or match["host"] != socket.gethostname():
-        return now - private.stat().st_mtime > _ABANDONED_S
-    try:
-        os.kill(int(match["pid"]), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False  # another user's, and alive
-    return False
 
 
 def memory_store() -> ObjectStore:

@@ -17,20 +17,21 @@ from workers.care import Care
 from workers.embed_shard import embed_shard
 from workers.encoder import load_encoder
 from workers.lease import MemoryLeases
-from workers.loading import Loaded, ScriptedLoader
+from workers.loading import Loaded, Loader, ScriptedLoader
 from workers.runtime import OpenJob
 
 SETTINGS = Settings(worker_name="inline")
 
 
 class InlineMill:
-    """Runs jobs of the model `hash`; `media` scripts what images are."""
+    """Runs jobs of the model `hash`; `media` scripts what images are, or another `loader` says it."""
 
     def __init__(
         self,
         job: Job,
         media: Mapping[str, Loaded | Failure] | None = None,
         *,
+        loader: Loader | None = None,
         care: Care | None = None,
         faults: str = "",
     ) -> None:
@@ -41,7 +42,7 @@ class InlineMill:
         self._open = OpenJob(
             job=job,
             location=job.store.url,
-            loader=ScriptedLoader(media or {}),
+            loader=loader or ScriptedLoader(media or {}),
             encoder=lambda: encoder,
             budget=TokenBudget(SETTINGS.batch_tokens),
             settings=SETTINGS,

@@ -1,7 +1,6 @@
 """What every store promises: the folder, memory, and S3 (against a real S3-speaking server)."""
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import NotFound, Refused
+from storage.private_files import private_name
 from storage.store import LocalStore, Store, memory_store, open_store, require_create_only, require_within
 from tests.servers import S3Server, s3_server
 from tests.virtual_store import Faults, VirtualStore, bucket_of
@@ -161,7 +161,7 @@ def test_a_dead_process_private_file_is_swept_and_a_live_one_is_not(tmp_path: Pa
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     (tmp_path / "_tmp").mkdir()
-    left, live = (tmp_path / "_tmp" / f"{socket.gethostname()}-{pid}-abc.inprogress" for pid in (dead.pid, os.getpid()))
+    left, live = (tmp_path / "_tmp" / private_name(pid) for pid in (dead.pid, os.getpid()))
     left.touch()
     live.touch()
     (tmp_path / "_tmp" / ".nfs0001").touch()

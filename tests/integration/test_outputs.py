@@ -157,7 +157,7 @@ def test_a_job_is_not_taken_for_another_with_other_wishes(tmp_path: Path) -> Non
         (("--prompt-name", "query"), "--prompt-name query: model hash has none; or say it with --prompt"),
         (("--prompt", "a", "--prompt-name", "b"), "two ways to say one thing"),
         (("--output-dtype", "int8", "--output-dtype", "int8"), "--output-dtype int8 is given twice"),
-        (("--segment", "soon"), "'soon' is no duration; write 10s, 500ms, 2m or 1h"),
+        (("--segment", "soon"), "'soon' is no duration; write 10s, 500ms, 2m, 1h or 1d"),
         (("--keep", "tokens_in"), "--keep tokens_in: the output has a column of that name"),
     ],
 )
