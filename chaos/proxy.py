@@ -112,7 +112,7 @@ class Proxy:
         return len(self._lines)
 
     def overhear(self, data: bytes) -> None:
-        """Told of each piece of data before it is passed on; a subclass may strike here."""
+        """Told of what the server says before it is passed on; a subclass may strike here."""
 
     def blackhole(self) -> int:
         """Lose, from now on and for good, all bytes of the connections that are open; new ones work."""
@@ -187,7 +187,8 @@ class Proxy:
                 if self.latency_s:
                     await asyncio.sleep(self.latency_s)
                 await gate().wait()
-                self.overhear(data)
+                if gate() is self._down:
+                    self.overhear(data)
                 if not line.doomed:
                     sink.write(data)
                     await sink.drain()

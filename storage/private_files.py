@@ -1,6 +1,7 @@
 """Private files: what a process writes below _tmp/ of a folder before it gets its name, and whose it is afterwards."""
 
 import contextlib
+import functools
 import os
 import re
 import socket
@@ -45,6 +46,7 @@ def is_orphan(path: Path, *, older_than_s: float, now: float) -> bool:
     return now - path.stat().st_mtime > older_than_s if gone is None else gone
 
 
+@functools.cache  # it does not change, and files are made for each shard
 def _here() -> str:
     """This machine, and the processes that it numbers: containers may share a name and each have a process 1."""
     space = ""

@@ -168,4 +168,5 @@ def through_port(url: str, port: int) -> str:
 def said_in(log: Path, job: Job, shard: int) -> list[str]:
     """The outcomes of a shard that a worker wrote into its log, whether or not Redis heard of them."""
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
-    return [line["outcome"] for line in lines if (line.get("job"), line.get("shard")) == (job.id, shard)]
+    told = [line for line in lines if "outcome" in line]
+    return [line["outcome"] for line in told if (line["job"], line["shard"]) == (job.id, shard)]
