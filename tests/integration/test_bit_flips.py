@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,9 @@ from producer.cancelling import cancel_job
 from producer.prepare import resume
 from producer.retry import plan_retry
 from producer.verdict import Verdict
-from producer.verify import verify_store
+from producer.verify import verify_job, verify_store
 from storage.jobs import Job
-from storage.store import LocalStore
+from storage.store import LocalStore, StoredObject
 from tests.inline import InlineMill
 from tests.proved_jobs import files_of, finished_jobs, image_job, int8_job, picture, retried, text_job
 
@@ -120,3 +121,24 @@ def test_a_job_under_way_is_never_called_damaged(tmp_path: Path) -> None:
 
     assert [look.problems for look in looks if not look.ok] == []
     assert verdict_on(job.store.url).complete
+
+
+def test_a_retry_that_begins_while_verify_looks_is_no_stranger(tmp_path: Path) -> None:
+    """Its shards are listed, and its plan was not there a moment ago: verify looks again."""
+    job = image_job(tmp_path)
+    steps = [lambda: retried(job)]
+
+    class Busy:
+        """A store in which the job ends and is retried at the moment when its data are listed first."""
+
+        def walk(self, prefix: str) -> Iterator[StoredObject]:
+            if prefix == "data" and steps:
+                steps.pop()()
+            return job.store.walk(prefix)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(job.store, name)
+
+    verdict = verify_job(Job(Busy(), job.record))  # type: ignore[arg-type]  # a store by __getattr__
+
+    assert (verdict.problems, verdict.word) == ([], "complete")
