@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from schemas.errors import StoreError
+from schemas.errors import StoreUnavailable
 from storage.store import Store, StoredObject
 
 logger = logging.getLogger(__name__)
@@ -101,6 +101,6 @@ def _happens(share: float) -> bool:
     return share > 0 and random.random() < share  # noqa: S311  # no secret
 
 
-def _failure(key: str, faults: StoreFaults) -> StoreError:
+def _failure(key: str, faults: StoreFaults) -> StoreUnavailable:
     number = getattr(errno, faults.error, errno.EIO)
-    return StoreError(f"{key}: {os.strerror(number)} (on purpose)")
+    return StoreUnavailable(f"{key}: {os.strerror(number)} (on purpose)")
