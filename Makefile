@@ -6,7 +6,7 @@ DONE := .venv/.installed
 # Tests wait for servers and workers more than they compute: three processes keep two cores busy.
 TEST_PROCESSES ?= 3
 
-.PHONY: demo test check install docs clean
+.PHONY: demo test reliability check install docs clean
 
 demo: $(DONE)
 	@echo "==> embedding the 620 texts, images and films of examples/demo"
@@ -20,6 +20,14 @@ demo: $(DONE)
 
 test: $(DONE)
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST)
+
+# The tier of faults: what docs/guarantees.md rests on.
+FAULTS := bare_celery bit_flips chaos clocks eight_workers error_limit lost_replies other_versions planning_killed \
+    poison publish_sweep queue sick_workers store_faults zombies
+
+reliability: $(DONE)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile tests/unit/test_coordinator_machine.py \
+	    $(FAULTS:%=tests/integration/test_%.py) $(PYTEST)
 
 check: $(DONE)
 	$(BIN)/ruff check .
