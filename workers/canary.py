@@ -42,8 +42,8 @@ class Canary:
             self._compare_with(remembered)
 
     def is_due(self, every_s: float) -> bool:
-        """Whether the last look was more than `every_s` ago, and long enough to cost next to nothing."""
-        return time.monotonic() - self._checked_at > max(every_s, _LOOK_COSTS_AT_MOST * self._cost_s)
+        """Whether the last look was more than `every_s` ago, and long enough to cost next to nothing; with 0 always."""
+        return not every_s or time.monotonic() - self._checked_at > max(every_s, _LOOK_COSTS_AT_MOST * self._cost_s)
 
     def check(self) -> None:
         """Embed the items again; raises WorkerUnfit where their vectors are others now, or there are none."""
