@@ -392,8 +392,9 @@ def gc(
         return
     for leftover in found:
         print(f"{leftover.key}  {leftover.size:,} bytes: {leftover.why}")
-    ending = "removed" if delete else "--delete removes them"
-    print(f"{len(found):,} leftovers, {total:,} bytes; {ending}" if found else "nothing is left over")
+    count = "1 leftover" if len(found) == 1 else f"{len(found):,} leftovers"
+    ending = "removed" if delete else "nothing was removed: that takes --delete"
+    print(f"{count}, {total:,} bytes; {ending}" if found else "nothing is left over")
 
 
 def _write_receipt(place: str, data: bytes) -> None:

@@ -190,7 +190,7 @@ def test_the_command_only_lists_until_it_is_told_to_delete(job: Job) -> None:
 
     assert listed.returncode == removed.returncode == 0, listed.stderr
     assert f"{key}  {len(data):,} bytes: attempt {LATE} was second" in listed.stdout
-    assert "--delete removes them" in listed.stdout.splitlines()[-1]
+    assert "takes --delete" in listed.stdout.splitlines()[-1]
     told = json.loads(removed.stdout)
     assert (told["job"], told["deleted"]) == (job.id, True)
     assert key in [file["key"] for file in told["files"]]
