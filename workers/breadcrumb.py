@@ -31,13 +31,15 @@ class Step:
 
     pid: int  # of the process that does it
     job: str
-    shard: int  # CALIBRATION: the sample that int8 ranges are taken from
-    rows: tuple[int, ...]  # their indices in the shard
+    shard: int  # CALIBRATION: the sample that int8 ranges are taken from; LOADING: none
+    rows: tuple[int, ...]  # their indices in the shard; none: a model is loaded
     started: float  # time.monotonic(), which all processes of a machine share
 
 
 #: Stands for a shard's number where the rows are those of the sample.
 CALIBRATION = -1
+#: Stands for a shard's number where a model is loaded.
+LOADING = -2
 
 # pid of the process that computes; time.monotonic() by which it is to hand its shard back; the exit code it asks for
 _HEAD = struct.Struct("<idi")

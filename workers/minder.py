@@ -18,7 +18,7 @@ from celery.worker import state
 from schemas.errors import WorkerUnfit
 from schemas.queues import CLIENT_OPTIONS, client_url, depth_key
 from schemas.settings import Settings
-from workers.breadcrumb import Breadcrumb
+from workers.breadcrumb import LOADING, Breadcrumb
 from workers.lease import RedisLeases
 from workers.memory import limit_bytes, resident_bytes
 from workers.suspects import RedisSuspects
@@ -38,6 +38,7 @@ class Minder(threading.Thread):
         self._settings, self._crumb = settings, crumb
         self._memory = limit_bytes(settings.process_memory_mb)
         self._idle = IdleWatch(settings)
+        self._known_pid = 0
 
     def run(self) -> None:
         while True:
@@ -55,12 +56,15 @@ class Minder(threading.Thread):
     def _end_what_hangs(self) -> None:
         for step in self._crumb.steps():
             late = time.monotonic() - step.started > self._settings.step_limit_s
-            if late and step.pid == self._crumb.pid:
+            if late and step.rows and step.pid == self._crumb.pid:
                 _kill(step.pid, f"a batch took more than {self._settings.step_limit_s:g} s")
 
     def _end_what_grows(self) -> None:
         pid = self._crumb.pid
+        is_new, self._known_pid = pid != self._known_pid, pid
         if pid and resident_bytes(pid) > self._memory:
+            if is_new:  # no row did that: the next process would take up as much
+                _take_out("a new process is over the limit on its memory at once")
             _kill(pid, f"the process took up more than {self._memory >> 20} MiB")
 
 
@@ -102,7 +106,7 @@ def note_death(settings: Settings, crumb: Breadcrumb) -> None:
     client = redis.Redis.from_url(client_url(settings.broker_url), **CLIENT_OPTIONS)
     suspects, leases = RedisSuspects(client), RedisLeases(client)
     try:
-        for step in steps:
+        for step in [step for step in steps if step.rows]:
             suspects.suspect(step.job, step.shard, step.rows)
             leases.release(step.job, step.shard, settings.worker_name)
     except redis.RedisError as err:  # a hint: one more process may die
@@ -110,6 +114,15 @@ def note_death(settings: Settings, crumb: Breadcrumb) -> None:
     finally:
         client.close()
     crumb.forget()
+    if any(step.shard == LOADING for step in steps):  # or process after process would die of it, and nobody say so
+        _take_out("the process died while it loaded its model")
+
+
+def _take_out(why: str) -> None:
+    """End this worker as unfit: its supervisor tries again a few times."""
+    logger.error("%s: the worker is unfit", why, extra={"event": "worker_unfit"})
+    if state.should_stop is None:
+        state.should_stop = WorkerUnfit.exit_code  # type: ignore[assignment]  # typed by its first value
 
 
 def _kill(pid: int, why: str) -> None:

@@ -39,7 +39,7 @@ from storage.model_files import ResolvedModel, resolve_model
 from storage.plans import PlanReader
 from storage.store import open_store, require_within
 from workers.batching import Cancelled, TokenBudget
-from workers.breadcrumb import Breadcrumb
+from workers.breadcrumb import LOADING, Breadcrumb, Place
 from workers.calibration import frozen_ranges
 from workers.canary import Canary
 from workers.care import Care
@@ -308,7 +308,14 @@ class Runtime:
 
     def _encoder(self, job: Job, model: ResolvedModel) -> Encoder:
         recipe = job.record.space.recipe
-        return self.shelf.get(model, recipe.dtype).told(recipe)
+        with self._loading(job, model):
+            return self.shelf.get(model, recipe.dtype).told(recipe)
+
+    def _loading(self, job: Job, model: ResolvedModel) -> contextlib.AbstractContextManager[None]:
+        """Noted, so that a process which the model itself is too much for is known from one that a row killed."""
+        if self.crumb is None or self.shelf.holds(model.card.digest, job.record.space.recipe.dtype):
+            return contextlib.nullcontext()
+        return self.crumb.at(Place.MAIN, job=job.id, shard=LOADING, rows=())
 
     def _canary(self, model: ResolvedModel, dtype: str) -> Canary | None:
         return self.shelf.canary(model, dtype)
