@@ -1,7 +1,7 @@
 """The nemeses: how each kind of fault is done to a mill, and how a lasting one is ended."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -52,29 +52,25 @@ def _lasting_victim(mill: Mill, what: Strike) -> WorkerPost | None:
 
 
 def _kill_child(mill: Mill, what: Strike) -> Harm | None:
-    post = _victim(mill, what)
-    child = post.child if post else None
-    if post is None or child is None:
-        return None
-    kill(child)
-    return Harm(post.name)
+    return _kill(_victim(mill, what), lambda post: [post.child])
 
 
 def _kill_main(mill: Mill, what: Strike) -> Harm | None:
-    post = _victim(mill, what)
-    main = post.main if post else None
-    if post is None or main is None:
-        return None
-    kill(main)
-    return Harm(post.name)
+    return _kill(_victim(mill, what), lambda post: [post.main])
 
 
 def _kill_machine(mill: Mill, what: Strike) -> Harm | None:
-    post = _victim(mill, what)
-    if post is None:
+    return _kill(_victim(mill, what), lambda post: post.everyone)
+
+
+def _kill(post: WorkerPost | None, processes: Callable[[WorkerPost], Iterable[int | None]]) -> Harm | None:
+    """SIGKILL to processes of a worker; None where it has none of them now."""
+    pids = list(processes(post)) if post else []
+    if post is None or None in pids:
         return None
-    for pid in post.everyone:
-        kill(pid)
+    for pid in pids:
+        if pid is not None:
+            kill(pid)
     return Harm(post.name)
 
 

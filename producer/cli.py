@@ -123,9 +123,15 @@ def run(
       parts     of a mixed row: a list of {"text": ...} and {"uri": ...}; text and uri together are a mixed row too
     and any others; --keep copies them. A folder of media needs no manifest: each file's path is its id.
     """
+    from producer.prepare import prepare_job, resume
+    from producer.screen import open_screen
+
     again = _command_line()
-    _run_here(
-        request,
+    with open_screen(quiet=quiet or as_json) as screen:
+        job = prepare_job(request, progress=screen.planning)
+    resume(job)
+    _drive_here(
+        job,
         workers=workers,
         broker_url=broker_url,
         insecure=insecure_broker,
@@ -802,35 +808,6 @@ def _command_line() -> str:
     from schemas.redaction import redact
 
     return shlex.join(["embedmill", *map(redact, sys.argv[1:])])
-
-
-def _run_here(
-    request: "JobRequest",
-    *,
-    workers: int,
-    broker_url: str,
-    insecure: bool,
-    as_json: bool,
-    quiet: bool,
-    again: str,
-    limit: ErrorLimit,
-) -> None:
-    from producer.prepare import prepare_job, resume
-    from producer.screen import open_screen
-
-    with open_screen(quiet=quiet or as_json) as screen:
-        job = prepare_job(request, progress=screen.planning)
-    resume(job)
-    _drive_here(
-        job,
-        workers=workers,
-        broker_url=broker_url,
-        insecure=insecure,
-        as_json=as_json,
-        quiet=quiet,
-        again=again,
-        limit=limit,
-    )
 
 
 def _drive_here(

@@ -18,6 +18,7 @@ from producer.task_queue import TaskQueue
 from producer.turns import Turns
 from schemas.errors import BrokerError, Stopped, StoreError
 from schemas.message import ShardMessage
+from schemas.presence import WorkerPresence
 from schemas.queues import queue_name
 from schemas.rows import Modality
 from schemas.shard import ShardReport
@@ -270,12 +271,12 @@ class Coordinator:
 
     def _tried_by_others(self, workers: list[str]) -> bool:
         """Whether it was not always the same workers that failed, while there are others."""
-        return len(set(workers)) >= ENOUGH_WORKERS or self._serving() <= set(workers)
+        return len(set(workers)) >= ENOUGH_WORKERS or self._serving(self._board.workers()) <= set(workers)
 
-    def _serving(self) -> set[str]:
-        """The names of the workers that serve a queue of this job."""
+    def _serving(self, workers: list[WorkerPresence]) -> set[str]:
+        """The names of those that serve a queue of this job."""
         queues = {lane.queue for lane in self._lanes.values()}
-        return {worker.name for worker in self._board.workers() if queues & set(worker.queues)}
+        return {worker.name for worker in workers if queues & set(worker.queues)}
 
     def _wait_for_the_store(self, report: ShardReport) -> None:
         """A full or unreachable store is no fault of the shard: it is tried again until the store is back."""
@@ -288,7 +289,7 @@ class Coordinator:
         self._unfit += 1
         self._unfit_workers.add(report.worker)
         self._say_once(report)
-        if self._unfit >= MAX_UNFIT and self._serving() <= self._unfit_workers:
+        if self._unfit >= MAX_UNFIT and self._serving(self._board.workers()) <= self._unfit_workers:
             raise Stopped(f"stopped: no worker is fit for this job: {report.error}")
         self._put_off(report.shard, 1.0)
 
@@ -377,8 +378,7 @@ class Coordinator:
         served = {queue for worker in workers for queue in worker.queues}
         with_work = {lane.queue for lane in self._lanes.values() if lane.waiting}
         with_work |= {sent.queue for sent in self._sent.values()}
-        queues = {lane.queue for lane in self._lanes.values()}
-        return sum(1 for worker in workers if queues & set(worker.queues)), sorted(with_work - served)
+        return len(self._serving(workers)), sorted(with_work - served)
 
     def _progress(self, workers: int, note: str, *, done: bool) -> Progress:
         flags_of = [

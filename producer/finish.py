@@ -6,11 +6,12 @@ import math
 import re
 import zipfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
 from producer.outcomes import PublishedFile, count_outcomes, published_files
+from producer.read_ahead import read_ahead
 from schemas.errors import StoreError
 from schemas.job import PlanRecord
 from schemas.recipe import OutputType, vector_column
@@ -22,7 +23,6 @@ from storage.shards import unpack
 from storage.store import LocalStore
 
 FORMAT = 1
-_READERS = 4
 
 
 def finish_job(job: Job) -> None:
@@ -90,19 +90,16 @@ def _with_comment(archive: bytes, comment: str) -> bytes:
 
 def _described(job: Job, files: list[PublishedFile], moments: Moments) -> Iterator[dict[str, object]]:
     """Each file with the sha256 of its bytes; one pass over the data, a few files at a time."""
-    with ThreadPoolExecutor(_READERS) as pool:
-        for at in range(0, len(files), _READERS):
-            batch = files[at : at + _READERS]
-            for file, (digest, vectors) in zip(batch, pool.map(lambda f: _read(job, f), batch), strict=True):
-                moments.add(file.footer.modality, vectors)
-                yield {
-                    "key": file.key,
-                    "rows": file.footer.rows_ok,
-                    "failures": file.footer.rows_failed,
-                    "bytes": file.size,
-                    "sha256": digest,
-                    "attempt": file.footer.attempt,
-                }
+    for file, (digest, vectors) in zip(files, read_ahead(partial(_read, job), files), strict=True):
+        moments.add(file.footer.modality, vectors)
+        yield {
+            "key": file.key,
+            "rows": file.footer.rows_ok,
+            "failures": file.footer.rows_failed,
+            "bytes": file.size,
+            "sha256": digest,
+            "attempt": file.footer.attempt,
+        }
 
 
 def _read(job: Job, file: PublishedFile) -> tuple[str, np.ndarray]:

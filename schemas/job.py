@@ -9,7 +9,7 @@ from typing import Any
 from schemas.errors import SpecMismatch
 from schemas.recipe import OutputType, Recipe, Role
 from schemas.rows import Modality
-from schemas.sealed import is_sealed, sealed
+from schemas.sealed import SEAL, is_sealed, sealed
 from schemas.sizes import CPU
 from schemas.space import Space
 
@@ -140,7 +140,7 @@ def plan_from_json(data: bytes) -> PlanRecord:
     """Parse plan/retry-*.json; raises SpecMismatch like JobRecord.from_json."""
     raw = _loaded(data, "a plan's record")
     try:
-        return _plan({name: value for name, value in raw.items() if name not in ("v", "sha256")})
+        return _plan({name: value for name, value in raw.items() if name not in ("v", SEAL)})
     except (KeyError, TypeError, ValueError) as err:
         raise SpecMismatch(f"a plan's record is not what embedmill wrote ({err}); restore it") from err
 

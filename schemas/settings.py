@@ -28,7 +28,7 @@ class Settings:
     queues: tuple[str, ...] = ()  # the queues that a worker serves, the one it prefers first
     crumb_dir: str = ""  # where each worker leaves its breadcrumb; "": nowhere
     step_limit_s: float = 600.0  # a batch that takes longer hangs: its process is killed, its rows are tried alone
-    process_memory_mb: int = 0  # a process that takes up more is killed, its rows are tried alone, MiB; 0: no limit
+    process_memory_mb: int = 0  # a process that takes up more, MiB, is killed likewise; 0: most of the machine's memory
     canary_s: float = 5.0  # before a shard is published the model is tried again, if that is longer ago; 0: always
     stuck_s: float = 60.0  # a worker that gets nothing for so long, with shards on its queues, starts anew
     hash_faults: str = ""  # how the model `hash` fails, to stand in for bad rows and sick devices; see hash_encoder.py

@@ -1,6 +1,5 @@
 """The shop floor: a planned job, a real Redis, worker processes, and a test in the coordinator's place."""
 
-import json
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from storage.model_files import resolve_model
 from storage.shards import published_shards, read_shard
 from storage.store import LocalStore
 from tests.jobs import DIM, planned_job, text_rows
-from tests.mill import Running, children, parent_of, started
+from tests.mill import Running, children, events, parent_of, started
 from tests.servers import wait_for
 from workers.hash_encoder import expected_vector
 
@@ -167,6 +166,5 @@ def through_port(url: str, port: int) -> str:
 
 def said_in(log: Path, job: Job, shard: int) -> list[str]:
     """The outcomes of a shard that a worker wrote into its log, whether or not Redis heard of them."""
-    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
-    told = [line for line in lines if "outcome" in line]
-    return [line["outcome"] for line in told if (line["job"], line["shard"]) == (job.id, shard)]
+    told = [event for event in events(log) if "outcome" in event]
+    return [event["outcome"] for event in told if (event["job"], event["shard"]) == (job.id, shard)]

@@ -70,7 +70,8 @@ def server_pids(pid: int) -> list[int]:
 
 def events(log: Path) -> list[dict[str, Any]]:
     """What processes logged: one JSON object a line; other lines are passed over."""
-    return [json.loads(line) for line in log.read_text("utf-8", "replace").splitlines() if line.startswith("{")]
+    lines = log.read_text("utf-8", "replace").splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]  # else half written
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:

@@ -3,6 +3,7 @@
 import gc
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from storage.model_files import ResolvedModel
@@ -13,6 +14,15 @@ Key = tuple[str, str]  # digest of the model, dtype of its computation
 
 #: What a model's weights take up beside their bytes: buffers, tokenizer, processor.
 _OVERHEAD_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A model in memory."""
+
+    encoder: Encoder
+    canary: Canary
+    size: int  # bytes
 
 
 class ModelShelf:
@@ -27,8 +37,7 @@ class ModelShelf:
     ) -> None:
         """`remember` says where the vectors of a model's canary are kept for this worker's next process."""
         self._load, self._capacity, self._remember = load, capacity, remember
-        self._models: OrderedDict[Key, tuple[Encoder, int]] = OrderedDict()
-        self._canaries: dict[Key, Canary] = {}
+        self._models: OrderedDict[Key, _Held] = OrderedDict()
         self.loads = 0
 
     @property
@@ -41,7 +50,7 @@ class ModelShelf:
 
     def has_room_for(self, model: ResolvedModel, dtype: str) -> bool:
         """Whether the model could be loaded beside those that are held."""
-        used = sum(size for _, size in self._models.values())
+        used = sum(held.size for held in self._models.values())
         return not self._capacity or used + _bytes(model, dtype) <= self._capacity
 
     def get(self, model: ResolvedModel, dtype: str) -> Encoder:
@@ -54,26 +63,25 @@ class ModelShelf:
         if key not in self._models:
             self._make_room(model, dtype)
             encoder = self._load(model, dtype)
-            self._canaries[key] = Canary(encoder, model.card, dtype, self._remember(key))
-            self._models[key] = (encoder, _bytes(model, dtype))
+            canary = Canary(encoder, model.card, dtype, self._remember(key))
+            self._models[key] = _Held(encoder, canary, _bytes(model, dtype))
             self.loads += 1
         self._models.move_to_end(key)
-        return self._models[key][0]
+        return self._models[key].encoder
 
     def canary(self, model: ResolvedModel, dtype: str) -> Canary | None:
         """The canary of a model that is held."""
-        return self._canaries.get((model.card.digest, dtype))
+        held = self._models.get((model.card.digest, dtype))
+        return held.canary if held else None
 
     def clear(self) -> None:
         """Give back the memory of every model."""
         self._models.clear()
-        self._canaries.clear()
         gc.collect()
 
     def _make_room(self, model: ResolvedModel, dtype: str) -> None:
         while self._models and not self.has_room_for(model, dtype):
-            key, _ = self._models.popitem(last=False)
-            self._canaries.pop(key, None)
+            self._models.popitem(last=False)
             gc.collect()  # a model is full of cycles: without this it stays until long after the next is loaded
 
 

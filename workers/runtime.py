@@ -233,7 +233,7 @@ class Runtime:
             encoder=partial(self._encoder, job, model),
             budget=TokenBudget(self.settings.batch_tokens),
             settings=self.settings,
-            canary=partial(self._canary, model, job.record.space.recipe.dtype),
+            canary=partial(self.shelf.canary, model, job.record.space.recipe.dtype),
             care=Care(RedisSuspects(self.client), self.crumb, self._alone),
         )
         while len(self._jobs) >= _JOBS_KEPT:
@@ -316,9 +316,6 @@ class Runtime:
         if self.crumb is None or self.shelf.holds(model.card.digest, job.record.space.recipe.dtype):
             return contextlib.nullcontext()
         return self.crumb.at(Place.MAIN, job=job.id, shard=LOADING, rows=())
-
-    def _canary(self, model: ResolvedModel, dtype: str) -> Canary | None:
-        return self.shelf.canary(model, dtype)
 
     def _alone(self, task: AloneTask, should_stop: Callable[[], bool]) -> Iterator[tuple[int, Embedded | Failure]]:
         """Rows in a process of their own, which on a GPU needs the memory that the models here take up."""

@@ -80,7 +80,7 @@ class Worker:
         if code == WorkerUnfit.exit_code:
             self._unfit_at = [at for at in self._unfit_at if now - at < _UNFIT_WITHIN_S] + [now]
         if code == DeviceFailed.exit_code or len(self._unfit_at) >= _MOST_UNFIT:
-            self.unfit = DeviceFailed.exit_code if code == DeviceFailed.exit_code else WorkerUnfit.exit_code
+            self.unfit = code
 
     def signal(self, number: int) -> None:
         """Signal the main process alone: its group's children would lose their message."""
@@ -123,12 +123,10 @@ class Fleet:
         """
         for worker in self.workers:
             worker.watch()
-        codes = {worker.unfit for worker in self.workers}
-        if 0 not in codes:
-            word = "took themselves out, again and again; see their log"
-            raise (DeviceFailed if DeviceFailed.exit_code in codes else WorkerUnfit)(
-                f"all workers of this machine {word}"
-            )
+        codes = [worker.unfit for worker in self.workers]
+        if all(codes):
+            at_fault = DeviceFailed if DeviceFailed.exit_code in codes else WorkerUnfit
+            raise at_fault("all workers of this machine took themselves out, again and again; see their log")
 
     @property
     def size(self) -> int:
