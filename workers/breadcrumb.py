@@ -11,11 +11,13 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Protocol
+
+from schemas.errors import WorkerUnfit
 
 
 class Place(IntEnum):
@@ -161,10 +163,17 @@ class ShardTrail:
     job: str
     shard: int
     rows: Sequence[int]
+    suspect: Callable[[Sequence[int]], None]  # told of the rows in whose middle the device failed
 
-    def at(self, place: Place, inputs: Sequence[int]) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def at(self, place: Place, inputs: Sequence[int]) -> Iterator[None]:
         indices = sorted({self.rows[at] for at in inputs})
-        return self.crumb.at(place, job=self.job, shard=self.shard, rows=indices)
+        try:
+            with self.crumb.at(place, job=self.job, shard=self.shard, rows=indices):
+                yield
+        except WorkerUnfit:  # a row can do that to a sound device: the process is as good as dead
+            self.suspect(indices)
+            raise
 
 
 def crumb_of(folder: str, worker: str) -> Breadcrumb | None:
