@@ -2,7 +2,7 @@
 
 It can be told to fail as models and devices do, so that what is built against that can be proved:
 
-    poison      texts that begin with `!segfault`, `!exit`, `!hang`, `!memory`, `!device`, `!nan`, `!raise` do that, and no others
+    poison      texts that begin with `!segfault`, `!exit`, `!hang`, `!memory`, `!device`, `!nan`, `!raise` do that
     sticky@N    after N batches the device fails, for as long as the process lives
     drift@N     after N batches the vectors are wrong, and no error says so
 """

@@ -51,7 +51,7 @@ def test_a_step_that_ended_is_nobodys(tmp_path: Path) -> None:
 def test_inputs_are_told_as_their_rows(tmp_path: Path) -> None:
     """A row that is cut into several inputs is one suspect, by its index in the shard."""
     crumb = Breadcrumb(tmp_path / "w.crumb")
-    trail = ShardTrail(crumb, "job-12345678", 7, [10, 10, 12])
+    trail = ShardTrail(crumb, "job-12345678", 7, [10, 10, 12], lambda rows: None)
 
     with trail.at(Place.MAIN, [0, 1, 2]):
         [step] = crumb.steps()
