@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import wait_for
 from workers.breadcrumb import Breadcrumb, Place, ShardTrail, crumb_of
 
 WRITER = """
@@ -75,3 +76,21 @@ def test_the_two_processes_hear_of_each_other(tmp_path: Path) -> None:
     main.reset()
     assert (child.pid, child.unfit, child.must_leave) == (0, 0, False)
     assert crumb_of("", "w0@host") is None
+
+
+def test_the_two_processes_do_not_undo_what_the_other_says(tmp_path: Path) -> None:
+    """One asks to leave while the other says that it is unfit: both are heard, whoever writes last."""
+    path = tmp_path / "w.crumb"
+    child = Breadcrumb(path)
+    asks = f"import pathlib, workers.breadcrumb as b; crumb = b.Breadcrumb(pathlib.Path({str(path)!r}))"
+    with subprocess.Popen([sys.executable, "-c", f"{asks}\nwhile True: crumb.ask_to_leave(1.0)"]) as main:
+        wait_for(lambda: child.must_leave, timeout_s=60, what="the other process")
+
+        undone = []
+        for code in range(1, 50_000):
+            child.say_unfit(code)
+            if child.unfit != code:
+                undone.append(code)
+
+        main.kill()
+    assert undone == []
