@@ -116,6 +116,7 @@ class Coordinator:
         self._last_error = ""
         self._served_at = clock()
         self._failed: dict[int, int] = {}  # rows, of published shards with failures
+        self._counted: set[int] = set()  # published shards whose failures are in `_failed`
         self._listed_at = -1e9
         self._listing_pause = LISTING_EVERY_S
         self._recall_cancel = False  # the store says that the job is not cancelled; Redis may still say that it is
@@ -182,12 +183,13 @@ class Coordinator:
                 self._board.cancel(self._job.id)
             raise Stopped(f"job {self._job.id} was cancelled; `embedmill run` or `submit` takes it up again")
         found = {shard for shard, _, _ in published_shards(self._job.store)}
-        unreported = {shard for shard in found if self._published.get(shard) is False}
+        unreported = (found & self._published.keys()) - self._counted
         for shard, known in self._published.items():
             if shard in found:
                 self._mark_published(shard)
             elif known:  # a report was wrong
                 self._published[shard] = False
+                self._counted.discard(shard)
                 self._lane_of(shard).waiting.append(shard)
         self._recall_cancel = True
         with contextlib.suppress(StoreError):  # the limit on failures then sees fewer; the listing stands
@@ -203,6 +205,7 @@ class Coordinator:
         for shard in unreported & {attempt[0] for attempt in attempts if attempt is not None}:
             footer = read_footer(self._job.store, self._plan_of(shard).modality(shard), shard)
             self._failed[shard] = footer.rows_failed
+        self._counted |= unreported
 
     def _stop_over_limit(self) -> None:
         first = [plan for plan in self._plans if plan.plan.round == 0]
@@ -234,8 +237,10 @@ class Coordinator:
             return
         if report.outcome in ("published", "lost", "skipped"):
             self._unfit = 0
-            if report.outcome == "published" and report.rows_failed:
-                self._failed[report.shard] = report.rows_failed
+            if report.outcome == "published":  # the others do not say how many rows failed
+                self._counted.add(report.shard)
+                if report.rows_failed:
+                    self._failed[report.shard] = report.rows_failed
             self._mark_published(report.shard)
         elif self._published[report.shard]:
             return  # a late attempt at what is done

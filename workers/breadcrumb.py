@@ -11,11 +11,13 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Protocol
+
+from schemas.errors import WorkerUnfit
 
 
 class Place(IntEnum):
@@ -41,8 +43,11 @@ CALIBRATION = -1
 #: Stands for a shard's number where a model is loaded.
 LOADING = -2
 
-# pid of the process that computes; time.monotonic() by which it is to hand its shard back; the exit code it asks for
-_HEAD = struct.Struct("<idi")
+# Each is written by one process alone, and never with another, or what the other says meanwhile would be undone:
+# the pid of the process that computes, by itself; the exit code that it asks for, by itself;
+# time.monotonic() by which it is to hand its shard back, by the main one
+_PID, _CODE, _BY = struct.Struct("i"), struct.Struct("i"), struct.Struct("d")  # native: written in one piece
+_PID_AT, _CODE_AT, _BY_AT = 0, 4, 8
 # time.monotonic() of the start; length of the JSON that follows, 0 while the place is empty
 _PLACE = struct.Struct("<dI")
 _PLACES_AT, _PLACE_SIZE = 64, 32 * 1024
@@ -74,12 +79,14 @@ class Breadcrumb:
     def reset(self) -> None:
         """Begin anew, before there is a process that computes: who wrote here before was ended from outside."""
         self.forget()
-        self._write_head(0, 0.0, 0)
+        self.ask_to_leave(0.0)
+        self.say_unfit(0)
+        _PID.pack_into(self._memory, _PID_AT, 0)
 
     def announce(self) -> None:
         """Say, in the process that computes, that it is this one; what another left is the main process' to read."""
-        _, by, _ = _HEAD.unpack_from(self._memory)
-        self._write_head(os.getpid(), by, 0)
+        self.say_unfit(0)
+        _PID.pack_into(self._memory, _PID_AT, os.getpid())
 
     @contextlib.contextmanager
     def at(self, place: Place, *, job: str, shard: int, rows: Sequence[int]) -> Iterator[None]:
@@ -106,17 +113,16 @@ class Breadcrumb:
     @property
     def pid(self) -> int:
         """The process that computes; 0 before there is one."""
-        return int(_HEAD.unpack_from(self._memory)[0])
+        return int(_PID.unpack_from(self._memory, _PID_AT)[0])
 
     def ask_to_leave(self, by: float) -> None:
         """Ask the process to hand back, at `by` (time.monotonic()), what it has not finished."""
-        pid, _, code = _HEAD.unpack_from(self._memory)
-        self._write_head(pid, by, code)
+        _BY.pack_into(self._memory, _BY_AT, by)
 
     @property
     def must_leave(self) -> bool:
         """Whether the time has come."""
-        by = _HEAD.unpack_from(self._memory)[1]
+        by = float(_BY.unpack_from(self._memory, _BY_AT)[0])
         return bool(by) and time.monotonic() >= by
 
     def wait_to_leave(self, timeout_s: float) -> None:
@@ -127,16 +133,12 @@ class Breadcrumb:
 
     def say_unfit(self, code: int) -> None:
         """Leave the code that the worker is to exit with."""
-        pid, by, _ = _HEAD.unpack_from(self._memory)
-        self._write_head(pid, by, code)
+        _CODE.pack_into(self._memory, _CODE_AT, code)
 
     @property
     def unfit(self) -> int:
         """The exit code that the process that computes asks for, 0 for none."""
-        return int(_HEAD.unpack_from(self._memory)[2])
-
-    def _write_head(self, pid: int, by: float, code: int) -> None:
-        _HEAD.pack_into(self._memory, 0, pid, by, code)
+        return int(_CODE.unpack_from(self._memory, _CODE_AT)[0])
 
     def _clear(self, place: Place) -> None:
         _PLACE.pack_into(self._memory, _PLACES_AT + place * _PLACE_SIZE, 0.0, 0)
@@ -161,10 +163,17 @@ class ShardTrail:
     job: str
     shard: int
     rows: Sequence[int]
+    suspect: Callable[[Sequence[int]], None]  # told of the rows in whose middle the device failed
 
-    def at(self, place: Place, inputs: Sequence[int]) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def at(self, place: Place, inputs: Sequence[int]) -> Iterator[None]:
         indices = sorted({self.rows[at] for at in inputs})
-        return self.crumb.at(place, job=self.job, shard=self.shard, rows=indices)
+        try:
+            with self.crumb.at(place, job=self.job, shard=self.shard, rows=indices):
+                yield
+        except WorkerUnfit:  # a row can do that to a sound device: the process is as good as dead
+            self.suspect(indices)
+            raise
 
 
 def crumb_of(folder: str, worker: str) -> Breadcrumb | None:

@@ -19,6 +19,8 @@ _LEAST_COSINE = {"float32": 0.9999}
 _LEAST_COSINE_OF_HALVES = 0.999
 #: A look is taken at most once in so many times as long as it takes: films take a processor seconds.
 _LOOK_COSTS_AT_MOST = 100
+#: But with this shard since the last look in any case: a sick device publishes no more than those before it.
+_SHARDS_PER_LOOK = 3
 _SENTENCE = "The quick brown fox jumps over the lazy dog while the mill grinds on."
 
 
@@ -36,22 +38,31 @@ class Canary:
         items = [probe(card, modality) for modality in sorted(card.modalities - {Modality.MIXED})]
         vectors = [(item, self._vector(item)) for item in items]
         self._known = [(item, vector) for item, vector in vectors if vector is not None]
+        is_whole = len(self._known) == len(vectors)
         self._checked_at = time.monotonic()
         self._cost_s = self._checked_at - begun
-        if remembered is not None:
+        self._shards = 0  # since then
+        if remembered is not None and is_whole:  # else an item found no memory: the process before may not be gone yet
             self._compare_with(remembered)
 
     def is_due(self, every_s: float) -> bool:
-        """Whether the last look was more than `every_s` ago, and long enough to cost next to nothing; with 0 always."""
-        return not every_s or time.monotonic() - self._checked_at > max(every_s, _LOOK_COSTS_AT_MOST * self._cost_s)
+        """Whether to look before a shard is published: with 0 always, else after `every_s`, or with the third shard.
+
+        A look that takes long waits until it costs next to nothing, but not beyond the third shard.
+        """
+        self._shards += 1
+        pause = max(every_s, _LOOK_COSTS_AT_MOST * self._cost_s)
+        return not every_s or self._shards >= _SHARDS_PER_LOOK or time.monotonic() - self._checked_at > pause
 
     def check(self) -> None:
         """Embed the items again; raises WorkerUnfit where their vectors are others now, or there are none."""
+        begun = time.monotonic()
         for item, known in self._known:
             now = self._vector(item)
             if now is not None and not self._agree(known, now):
                 raise WorkerUnfit(f"{self._name} gives other vectors for the same input than when it was loaded")
-        self._checked_at = time.monotonic()
+        self._checked_at, self._shards = time.monotonic(), 0
+        self._cost_s = self._checked_at - begun  # the first time was dearer: the device had to warm up
 
     def _vector(self, item: Loaded) -> np.ndarray | None:
         """float32 (dim,), or None where the device has no memory for it: that is no wrong answer."""

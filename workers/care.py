@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import redis
@@ -90,4 +91,9 @@ class Care:
         crumb = self.crumb
         if crumb is None:
             return lambda owners: NoTrail()
-        return lambda owners: ShardTrail(crumb, task.job, task.shard, [rest[at] for at in owners])
+        suspect = partial(self._suspect, task)
+        return lambda owners: ShardTrail(crumb, task.job, task.shard, [rest[at] for at in owners], suspect)
+
+    def _suspect(self, task: AloneTask, rows: Sequence[int]) -> None:
+        with contextlib.suppress(redis.RedisError):  # a hint: without it one more process may fail
+            self.suspects.suspect(task.job, task.shard, rows)

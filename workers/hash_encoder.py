@@ -2,7 +2,7 @@
 
 It can be told to fail as models and devices do, so that what is built against that can be proved:
 
-    poison      texts that begin with `!segfault`, `!exit`, `!hang`, `!memory`, `!nan`, `!raise` do that, and no others
+    poison      texts that begin with `!segfault`, `!exit`, `!hang`, `!memory`, `!device`, `!nan`, `!raise` do that
     sticky@N    after N batches the device fails, for as long as the process lives
     drift@N     after N batches the vectors are wrong, and no error says so
 """
@@ -106,6 +106,8 @@ def _poisoned(content: bytes, vector: np.ndarray) -> np.ndarray:
         threading.Event().wait()
     if word == b"memory":
         _fill_memory()
+    if word == b"device":  # as an index out of range does on a GPU
+        raise WorkerUnfit("the device failed and must be opened anew: this row broke it")
     if word == b"raise":
         raise RuntimeError("this row is not to its taste")
     return np.full_like(vector, np.nan) if word == b"nan" else vector

@@ -5,20 +5,28 @@
 Started by workers/isolation.py, which reads what it writes and says what its death means.
 """
 
+import contextlib
 import json
+import logging
 import os
 import resource
 import sys
+import threading
+from collections.abc import Sequence
 from typing import IO
 
+from schemas.errors import StoreUnavailable
+from schemas.failures import Failure
 from schemas.settings import Settings
 from storage.plans import rows_of
 from storage.sample import read_sample
-from workers.breadcrumb import CALIBRATION
-from workers.embedding import embed_rows
-from workers.isolation import AloneTask, said_of
+from workers.breadcrumb import CALIBRATION, Place
+from workers.embedding import Embedded, embed_rows
+from workers.isolation import STORE_FAILED, AloneTask, said_of
 from workers.logs import configure
 from workers.runtime import OpenJob, build_runtime
+
+logger = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -29,10 +37,37 @@ def main() -> None:
     task = AloneTask.from_json(sys.stdin.readline())
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
-    _embed(task, build_runtime(settings).open(task.job, task.location), settings, answers)
+    try:
+        _embed(task, build_runtime(settings).open(task.job, task.location), settings, _Answers(answers))
+    except StoreUnavailable as err:
+        logger.warning("%s", err, extra={"event": "store_failed", "shard": task.shard})
+        sys.exit(STORE_FAILED)
 
 
-def _embed(task: AloneTask, job: OpenJob, settings: Settings, answers: IO[bytes]) -> None:
+class _Answers:
+    """What is said to the parent; as the trail of a row it says again, at each step, that the row is in work."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe, self._lock, self._row = pipe, threading.Lock(), -1
+
+    def begin(self, row: int) -> None:
+        self._row = row
+        self._say(json.dumps({"row": row}).encode() + b"\n")
+
+    def at(self, place: Place, inputs: Sequence[int]) -> contextlib.AbstractContextManager[None]:
+        self.begin(self._row)  # a row of many segments takes many steps, each of which may take its time
+        return contextlib.nullcontext()
+
+    def end(self, outcome: Embedded | Failure) -> None:
+        self._say(said_of(self._row, outcome))
+
+    def _say(self, message: bytes) -> None:
+        with self._lock:  # two steps may begin at once
+            self._pipe.write(message)
+            self._pipe.flush()
+
+
+def _embed(task: AloneTask, job: OpenJob, settings: Settings, answers: _Answers) -> None:
     if task.shard == CALIBRATION:
         rows = read_sample(store=job.job.store, plan=job.job.record.plan)
     else:
@@ -40,11 +75,9 @@ def _embed(task: AloneTask, job: OpenJob, settings: Settings, answers: IO[bytes]
         rows = rows_of(plan.read_table(task.shard), plan.entry(task.shard).modality)
     job.encoder()
     for index in task.rows:
-        answers.write(json.dumps({"row": index}).encode() + b"\n")
-        answers.flush()
-        [outcome] = embed_rows(job, [rows[index]], settings, lambda: False)
-        answers.write(said_of(index, outcome))
-        answers.flush()
+        answers.begin(index)
+        [outcome] = embed_rows(job, [rows[index]], settings, lambda: False, lambda owners: answers)
+        answers.end(outcome)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 from celery.platforms import set_pdeathsig  # type: ignore[attr-defined]  # missing in celery-types
 
-from schemas.errors import WorkerUnfit
+from schemas.errors import StoreUnavailable, WorkerUnfit
 from schemas.failures import Failure, FailureCode, Stage
 from schemas.settings import Settings
 from workers.batching import Cancelled
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 #: Children that a row may kill before it is a failure. With the worker that died first: three processes.
 TRIES = 2
+#: What a child exits with that cannot read its job now (EX_TEMPFAIL).
+STORE_FAILED = 75
 _LOOK_EVERY_S = 0.2
 #: What a child that ends by itself gets for it.
 _END_S = 30.0
@@ -62,7 +64,8 @@ def embed_alone(
 ) -> Iterator[tuple[int, Embedded | Failure]]:
     """Each row of `task` with its outcome, as they come; rows that kill TRIES children are failures.
 
-    Raises WorkerUnfit where the child does not come as far as its first row, Cancelled once `should_stop()` is true.
+    Raises WorkerUnfit where the child does not come as far as its first row, StoreUnavailable where that is the
+    store's fault, Cancelled once `should_stop()` is true.
     """
     left, deaths = list(task.rows), Counter[int]()
     while left:
@@ -72,8 +75,12 @@ def embed_alone(
                 yield row, outcome
         if not left:
             return
+        if child.store_failed:
+            raise StoreUnavailable(f"the process for rows that are tried alone could not read the job: {child.end}")
         if child.row is None:
             raise WorkerUnfit(f"the process for rows that are tried alone ended before its first row: {child.end}")
+        if child.row not in left:  # it had answered, and the next one had not begun: nobody's fault
+            continue
         deaths[child.row] += 1
         fields = {"event": "row_alone_died", "shard": task.shard, "row": child.row, "end": child.end}
         logger.warning("a row that was tried alone ended its process", extra=fields)
@@ -119,10 +126,11 @@ class _Child:
         while True:
             if should_stop():
                 raise Cancelled("the shard was given up while rows of it were tried alone")
-            self._look_after()
+            self._end_if_it_grows()
             try:
                 said = self._said.get(timeout=_LOOK_EVERY_S)
-            except queue.Empty:
+            except queue.Empty:  # only now: after a pause of this process its word may lie there
+                self._end_if_it_hangs()
                 continue
             if said is None:
                 self._note_end()
@@ -133,16 +141,30 @@ class _Child:
             if "done" in message:
                 yield message["row"], _outcome(message, data)
 
+    def _ended(self) -> int:
+        """Its exit code; it is killed where it has said its last word and does not end."""
+        try:
+            return self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait(_END_S)
+
     def failure(self) -> Failure:
         """What its death makes of the row that it was at."""
         return Failure(code=self._code, stage=Stage.FORWARD, message=f"alone, {TRIES} times: {self.end}")
 
-    def _look_after(self) -> None:
-        """End a child that hangs on its row, or that grows over the limit."""
-        limit_s, limit = self._settings.step_limit_s, limit_bytes(self._settings.process_memory_mb)
+    @property
+    def store_failed(self) -> bool:
+        return self._process.returncode == STORE_FAILED
+
+    def _end_if_it_hangs(self) -> None:
+        limit_s = self._settings.step_limit_s
         if self.row is not None and time.monotonic() - self._since > limit_s:
             self._stop(FailureCode.PROCESS_TIMEOUT, f"no answer within {limit_s:g} s")
-        elif resident_bytes(self._process.pid) > limit:
+
+    def _end_if_it_grows(self) -> None:
+        limit = limit_bytes(self._settings.process_memory_mb)
+        if resident_bytes(self._process.pid) > limit:
             self._stop(FailureCode.PROCESS_MEMORY, f"the process took up more than {limit >> 20} MiB")
 
     def _stop(self, code: FailureCode, end: str) -> None:
@@ -151,7 +173,7 @@ class _Child:
             self._process.kill()
 
     def _note_end(self) -> None:
-        code = self._process.wait(_END_S)
+        code = self._ended()
         if self.end:
             return
         if code == -signal.SIGKILL:
@@ -164,13 +186,19 @@ class _Child:
 
     def _listen(self, pipe: IO[bytes]) -> None:
         with pipe:
-            while line := pipe.readline():
-                try:
-                    message = json.loads(line)
-                    self._said.put((message, pipe.read(message.get("bytes", 0))))
-                except ValueError:  # it died in the middle of a line
-                    break
+            while (said := heard(pipe)) is not None:
+                self._said.put(said)
         self._said.put(None)
+
+
+def heard(pipe: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
+    """The next message and the bytes behind it; None at the end, which may be in the middle of a message."""
+    try:
+        message = json.loads(pipe.readline())
+        data = pipe.read(message.get("bytes", 0))
+    except (ValueError, AttributeError):
+        return None
+    return (message, data) if len(data) == message.get("bytes", 0) else None
 
 
 def _outcome(message: dict[str, Any], data: bytes) -> Embedded | Failure:

@@ -87,6 +87,23 @@ def test_a_poisoned_row_of_the_int8_sample_does_not_stop_the_job(tmp_path: Path)
     assert (again.returncode, json.loads(again.stdout)["vectors"]) == (0, 40)
 
 
+def test_a_row_that_breaks_the_device_costs_itself(broker: EmbeddedBroker, tmp_path: Path) -> None:
+    """The device fails in a row's middle: the row is tried alone too, and no worker is taken out of service for it."""
+    rows = texts(60, longest=5)
+    rows[17]["text"] = "!device"
+    manifest, out = write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "out"
+    env = {"EMBEDMILL_BROKER_URL": broker.url, "EMBEDMILL_HASH_FAULTS": "poison"}
+    embedmill("submit", manifest, "--model", "hash", "--out", out, env=env)
+
+    with started("worker", "--root", tmp_path, "--workers", "1", env=env, log=tmp_path / "log") as worker:
+        done = embedmill("coordinate", "--root", tmp_path, "--until-idle", env=env)
+        code = worker.poll()
+
+    assert (done.returncode, code) == (0, None), done.stderr
+    assert failures_of(open_job(LocalStore(out))) == {rows[17]["id"]: "process_crashed"}
+    assert embedmill("verify", out).returncode == 0
+
+
 def test_a_death_leaves_its_rows_to_be_tried_alone(broker: EmbeddedBroker, tmp_path: Path) -> None:
     """What was preprocessed and what was in the model are suspects; what was done before is none."""
     from redis import Redis

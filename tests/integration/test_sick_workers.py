@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from celery import Celery
 
@@ -12,10 +13,12 @@ from producer.board import RedisBoard
 from producer.broker import EmbeddedBroker
 from schemas.presence import WorkerPresence
 from schemas.queues import celery_settings
+from storage.jobs import open_job
 from storage.shards import footer_of, published_shards
 from storage.store import LocalStore
 from tests.mill import embedmill, events, started, texts, write_jsonl
 from tests.servers import redis_server, wait_for
+from workers.hash_encoder import expected_vector
 
 
 @pytest.fixture
@@ -43,6 +46,7 @@ def test_a_sick_worker_takes_itself_out(broker: EmbeddedBroker, tmp_path: Path, 
     assert (done.returncode, embedmill("verify", out).returncode) == (0, 0), done.stderr
     store = LocalStore(out)
     assert sum(footer_of(store, key).rows_failed for _, key, _ in published_shards(store)) == 0
+    assert wrong_vectors(out, manifest) == []
     unfit = [event for event in events(tmp_path / "sick") if event.get("outcome") == "unfit"]
     assert len(unfit) == 3  # processes, each of which took no other shard
 
@@ -99,6 +103,18 @@ def test_a_process_without_the_memory_for_its_model_ends_the_run(tmp_path: Path)
     assert done.returncode == 70
     assert "took themselves out" in done.stderr
     assert not list(published_shards(LocalStore(out)))
+
+
+def wrong_vectors(out: Path, manifest: Path) -> list[str]:
+    """The ids whose published vectors are not those of the hash model."""
+    wanted = {row["id"]: row["text"].encode() for row in map(json.loads, manifest.read_text().splitlines())}
+    digest, wrong = open_job(LocalStore(out)).record.spec.model_digest, []
+    for path in (out / "data").rglob("*.parquet"):
+        table = pq.read_table(path)
+        for item, vector in zip(table["id"].to_pylist(), table["embedding"].to_pylist(), strict=True):
+            if vector != expected_vector(wanted[item], digest, len(vector)).tolist():
+                wrong.append(item)
+    return wrong
 
 
 def _make_deaf(app: Celery, worker: WorkerPresence) -> None:

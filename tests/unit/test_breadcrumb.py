@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import wait_for
 from workers.breadcrumb import Breadcrumb, Place, ShardTrail, crumb_of
 
 WRITER = """
@@ -51,7 +52,7 @@ def test_a_step_that_ended_is_nobodys(tmp_path: Path) -> None:
 def test_inputs_are_told_as_their_rows(tmp_path: Path) -> None:
     """A row that is cut into several inputs is one suspect, by its index in the shard."""
     crumb = Breadcrumb(tmp_path / "w.crumb")
-    trail = ShardTrail(crumb, "job-12345678", 7, [10, 10, 12])
+    trail = ShardTrail(crumb, "job-12345678", 7, [10, 10, 12], lambda rows: None)
 
     with trail.at(Place.MAIN, [0, 1, 2]):
         [step] = crumb.steps()
@@ -75,3 +76,21 @@ def test_the_two_processes_hear_of_each_other(tmp_path: Path) -> None:
     main.reset()
     assert (child.pid, child.unfit, child.must_leave) == (0, 0, False)
     assert crumb_of("", "w0@host") is None
+
+
+def test_the_two_processes_do_not_undo_what_the_other_says(tmp_path: Path) -> None:
+    """One asks to leave while the other says that it is unfit: both are heard, whoever writes last."""
+    path = tmp_path / "w.crumb"
+    child = Breadcrumb(path)
+    asks = f"import pathlib, workers.breadcrumb as b; crumb = b.Breadcrumb(pathlib.Path({str(path)!r}))"
+    with subprocess.Popen([sys.executable, "-c", f"{asks}\nwhile True: crumb.ask_to_leave(1.0)"]) as main:
+        wait_for(lambda: child.must_leave, timeout_s=60, what="the other process")
+
+        undone = []
+        for code in range(1, 50_000):
+            child.say_unfit(code)
+            if child.unfit != code:
+                undone.append(code)
+
+        main.kill()
+    assert undone == []

@@ -74,6 +74,19 @@ def test_a_job_over_its_limit_stops_and_goes_on_with_a_higher_one() -> None:
     assert (progress.rows_done, progress.failed) == (3000, 300)
 
 
+def test_failures_count_though_another_attempt_told_of_the_shard() -> None:
+    """A worker publishes and dies before it says so; who gets its message then says only that the shard is there."""
+    job = job_with_failures(memory_store(), shards=1, rows=100, failing=10)
+    mill = InlineMill(job, faults="poison")
+    coordinator = Coordinator(job, board=mill.board, queue=InlineQueue(mill.work))
+    coordinator.tick()
+    mill.board.said[:] = [replace(told, outcome="skipped", rows_ok=0, rows_failed=0) for told in mill.board.said]
+
+    progress = coordinator.tick()
+
+    assert (progress.done, progress.failed) == (True, 10)
+
+
 def test_the_stores_of_stopped_jobs_say_why(tmp_path: Path) -> None:
     """A job that a coordinator stopped is not waited for: its status says what stopped it, until it is resumed."""
     job = job_with_failures(LocalStore(tmp_path / "job"), shards=6, rows=100, failing=60)
