@@ -26,7 +26,7 @@ FAULTS = {
     "--terms": 2,
     "--coordinators": 1,
     "--store-faults": 2,
-    "--repeats": 1,
+    "--repeats": 2,
 }
 
 
