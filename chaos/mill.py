@@ -1,5 +1,6 @@
 """The mill under test: real processes in a private folder, started again when they die, none of which outlives it."""
 
+import contextlib
 import os
 import secrets
 import signal
@@ -19,6 +20,7 @@ from chaos.proxy import Proxy, target_of, url_through
 from chaos.published import Published, published_at
 from chaos.server import Server
 from chaos.truth import Truth, write_truth
+from schemas.errors import StoreError
 from storage import layout
 from storage.faulty_store import StoreFaults
 from storage.jobs import Job, find_job
@@ -191,7 +193,8 @@ class Mill:
             post.fill()
         for job in self.jobs:
             if not job.done:
-                self._look_after(job)
+                with contextlib.suppress(StoreError):  # the store is away: the next look tells more
+                    self._look_after(job)
 
     def submit(self) -> MillJob:
         """Hand in one more job; `tend` sees to it that it gets there."""

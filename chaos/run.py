@@ -1,11 +1,14 @@
 """A run: jobs, faults by the schedule, and a verdict."""
 
+import contextlib
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import redis
 
 from chaos.findings import Findings, Wrong
 from chaos.history import History, Journal, find_leaks, read_history
@@ -17,7 +20,7 @@ from chaos.schedule import Group, Kind, Strike, make_schedule
 from chaos.server import GivenServer, OwnServer, Server, password_of
 from producer.coordinator import MAX_ERRORS
 from producer.verify import verify_job
-from schemas.errors import Refused
+from schemas.errors import EmbedmillError, Refused
 from schemas.redaction import redact
 from storage.jobs import open_job
 from storage.store import canonical_location, open_store, require_create_only
@@ -92,12 +95,14 @@ Say = Callable[[str], None]
 def run_chaos(options: ChaosOptions, *, say: Say = lambda line: None) -> Outcome:
     """Do what `options` ask for, and end with everything stopped, whatever happens."""
     _require_possible(options)
+    options = replace(options, out=canonical_location(options.out) if options.out else "")
     private = Path(tempfile.mkdtemp(prefix="embedmill-chaos-"))
     location = _location(options, private)
-    outcome = Outcome(seed=options.seed, workers=options.mill.workers)
     begun, keep = time.monotonic(), True
+    outcome = Outcome(seed=options.seed, workers=options.mill.workers)
     say(f"jobs in {redact(location)}, logs in {private}")
     try:
+        require_create_only(open_store(location))
         with _server(options) as server:
             mill = Mill(replace(options.mill, location=location, seed=options.seed), server=server, private=private)
             _Run(mill, make_schedule(options.counts, options.seed), outcome, say).run()
@@ -105,7 +110,7 @@ def run_chaos(options: ChaosOptions, *, say: Say = lambda line: None) -> Outcome
             find_leaks(mill.logs, secrets, outcome.findings)
         outcome.seconds = time.monotonic() - begun
         keep = not outcome.ok
-    except KeyboardInterrupt:  # half a run proves nothing
+    except (KeyboardInterrupt, EmbedmillError):  # half a run proves nothing, and one that was refused left nothing
         keep = False
         raise
     finally:
@@ -131,18 +136,17 @@ def _location(options: ChaosOptions, private: Path) -> str:
     """Where the jobs go: a new folder below --out, or the private one."""
     if not options.out:
         return str(private / "jobs")
-    location = f"{canonical_location(options.out)}/{private.name}"
-    require_create_only(open_store(location))
-    return location
+    return f"{options.out}/{private.name}"
 
 
 def _remove(location: str, private: Path) -> None:
     """Remove what the run has made, and only that."""
     if "://" in location:
-        store = open_store(location)
-        for item in list(store.walk("")):
-            store.delete(item.key)
-    else:
+        with contextlib.suppress(EmbedmillError):  # it is away: the folder's name was said
+            store = open_store(location)
+            for item in list(store.walk("")):
+                store.delete(item.key)
+    elif location:
         shutil.rmtree(location, ignore_errors=True)
     shutil.rmtree(private, ignore_errors=True)
 
@@ -204,7 +208,11 @@ class _Run:
         return felt or now - self._last_struck_at > _PATIENCE_S
 
     def _strike(self) -> None:
-        harm = strike(self._mill, self._schedule[0])
+        try:
+            harm = strike(self._mill, self._schedule[0])
+        except (redis.RedisError, EmbedmillError) as err:
+            self._journal.note("failed", kind=str(self._schedule[0].kind), why=redact(str(err)))
+            return  # Redis or the store is away: once more at the next tick
         if harm is None:
             return  # nobody to do it to yet; there will be
         now = self._last_struck_at = time.monotonic()

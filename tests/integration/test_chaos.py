@@ -26,7 +26,7 @@ FAULTS = {
     "--terms": 2,
     "--coordinators": 1,
     "--store-faults": 2,
-    "--repeats": 1,
+    "--repeats": 2,
 }
 
 
@@ -110,8 +110,11 @@ def test_no_process_outlives_the_command(tmp_path: Path) -> None:
 def test_a_wrong_word_is_refused() -> None:
     """A count that is none, and a Redis that is not ours to kill: exit 2, one line, nothing started."""
     count = embedmill("chaos", "--kills", "many")
+    away = embedmill("chaos", "--kills", "1", "--broker-url", "redis://127.0.0.1:1/0")
     theirs = embedmill("chaos", "--restarts", "1", "--broker-url", "redis://127.0.0.1:1/0")
 
-    assert (count.returncode, theirs.returncode) == (2, 2)
+    assert (count.returncode, away.returncode, theirs.returncode) == (2, 2, 2)
+    assert "cannot be used" in away.stderr
+    assert not Path(away.stderr.partition("logs in ")[2].split()[0]).exists()
     assert "--kills" in count.stderr
     assert "is not killed" in theirs.stderr
