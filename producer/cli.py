@@ -761,6 +761,15 @@ def _show_card(card: "ModelCard", known: "KnownModel | None", *, as_json: bool, 
 
 def main() -> None:
     """The program: our errors become one line and an exit code; anything else is a bug and keeps its traceback."""
+    from producer.ending import Ending
+
+    ending = Ending()
+    ending.code = _run()
+    sys.exit(ending.code)
+
+
+def _run() -> int:
+    """Run the command that the arguments name; the exit code."""
     from producer.interrupts import interruptible
 
     try:
@@ -769,20 +778,20 @@ def main() -> None:
             sys.stdout.flush()  # here, where a closed pipe is expected; at exit Python would complain
     except EmbedmillError as err:
         _say(f"embedmill: {err}")
-        sys.exit(err.exit_code)
+        return err.exit_code
     except (typer.Abort, KeyboardInterrupt):
         code = _INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        return 0
     except Exception as err:
         code = _usage_error(err)
         if code is None:
             raise
     if code == _INTERRUPTED:
         _say("embedmill: stopped; the same command goes on")
-        sys.exit(3)
-    sys.exit(code if isinstance(code, int) else 0)
+        return 3
+    return code if isinstance(code, int) else 0
 
 
 def _usage_error(err: Exception) -> int | None:

@@ -122,6 +122,23 @@ def test_a_pipe_that_closes_is_no_error(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+def test_a_library_that_aborts_at_the_end_changes_no_exit_code() -> None:
+    """The destructors of C++ libraries, which abort where a thread of theirs still runs, are not run at all."""
+    code = (
+        "import ctypes, sys\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.__cxa_atexit(libc.abort, None, None)\n"
+        "from producer.cli import main\n"
+        "sys.argv = ['embedmill', 'models', 'list']\n"
+        "main()"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert "minilm" in done.stdout
+
+
 def test_a_misspelt_column_is_refused_before_the_job_is_made(tmp_path: Path) -> None:
     """No row of a JSONL manifest has it: exit 2, and the folder can be used for the corrected call."""
     manifest = write_jsonl(tmp_path / "rows.jsonl", texts(3))
