@@ -118,6 +118,7 @@ def _manifest(job: Job, plan: PlanRecord, files: list[PublishedFile], described:
             "finished_at": now(),
             "space": job.record.space.digest,
             "vectors": outcomes.vectors,
+            "vectors_by_modality": dict(sorted(outcomes.vectors_by_modality.items())),
             "failures": dict(sorted(outcomes.failures.items())),
             "rejects": job.record.plan.rejects,
             "files": described,
