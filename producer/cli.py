@@ -803,7 +803,8 @@ def _usage_error(err: Exception) -> int | None:
     if type(err).__name__ == "NoArgsIsHelpError":
         print(message())
         return 2
-    _say(f"embedmill: {' '.join(message().split())}; see `{command} --help`")
+    words = " ".join(message().split()).replace("Value error, ", "").rstrip(".")
+    _say(f"embedmill: {words}; see `{command} --help`")
     return 2
 
 
