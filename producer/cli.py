@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from producer.cli_join import join
 from producer.error_limit import ErrorLimit
 from producer.job_options import AllowUnpinned, OnlyModality, SizeName, seconds_of, takes_job
 from schemas.errors import EmbedmillError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from schemas.model_cards import ModelCard
     from storage.jobs import Job
     from storage.model_catalog import KnownModel
+    from storage.store import Store
     from workers.supervise import Fleet
 
 EPILOG = (
@@ -316,7 +318,7 @@ def verify(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prove, from the job's files alone, that each row has exactly one outcome and that no bit has changed.
+    """Prove, from the files of a job or a join alone, that each row has one outcome and that no bit has changed.
 
     \b
     embedmill verify vectors
@@ -333,6 +335,7 @@ def verify(
     from producer.receipt import differences, make_receipt, read_receipt, require_writable
     from producer.verify import verify_store
     from schemas.redaction import redact
+    from storage import layout
     from storage.store import canonical_location, open_store
 
     if receipt == "-" and as_json:
@@ -340,6 +343,10 @@ def verify(
     require_writable(receipt)
     earlier = read_receipt(against) if against else None
     store = open_store(canonical_location(out))
+    if store.size(layout.JOIN) is not None:
+        if receipt or against:
+            raise typer.BadParameter("--receipt and --against are for jobs; a join is proved by its own files")
+        raise typer.Exit(_verify_join(store, as_json=as_json))
     job, verdict = verify_store(store)
     if earlier and job:
         for difference in differences(earlier, job, verdict):
@@ -352,6 +359,20 @@ def verify(
     else:
         print("\n".join(verdict.lines(name)), file=sys.stderr if receipt == "-" else sys.stdout)
     raise typer.Exit(0 if verdict.complete else 3 if verdict.ok else 1)
+
+
+def _verify_join(store: "Store", *, as_json: bool) -> int:
+    import json
+    from dataclasses import asdict
+
+    from similarity.join_proof import prove_join
+
+    verdict = prove_join(store)
+    print(json.dumps(asdict(verdict)) if as_json else "\n".join(verdict.lines()))
+    return 0 if verdict.complete else 1 if verdict.problems else 3
+
+
+app.command(epilog=EPILOG)(join)
 
 
 @app.command(epilog=EPILOG)

@@ -19,8 +19,9 @@ TILE_LEFT = 1024
 TILE_RIGHT = 4096
 #: Scores are looked at by their greatest in so many: reading it costs a sixteenth of reading them.
 _CHUNK = 64
-#: Pairs that are scored again at a time; more would only take memory.
-_RESCORED = 16_384
+#: Chunks that are looked into, and values of vectors that are scored again, at a time: more would only take memory.
+_CHUNKS_AT_ONCE = 16_384
+_VALUES_AT_ONCE = 2**20
 _NO_ROW = -1
 
 
@@ -108,26 +109,33 @@ def _joined(parts: list[Pairs]) -> Pairs:
     return Pairs(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("left", "right", "scores")))
 
 
+def unit_length(vectors: np.ndarray) -> np.ndarray:
+    """float64 (n, dim) `vectors` of length one; those of length zero as they are."""
+    lengths = _lengths(vectors)[:, None]
+    unit: np.ndarray = vectors / np.where(lengths > 0, lengths, 1.0)
+    return unit
+
+
+def _lengths(vectors: np.ndarray) -> np.ndarray:
+    return np.asarray(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)))
+
+
 class _Side:
     """Vectors as the measure takes them: float32 for the scan, float64 for the score of a pair."""
 
     def __init__(self, vectors: np.ndarray, mean: np.ndarray | None, unit: bool) -> None:
         self._vectors, self._mean = vectors, mean
-        exact = self._exact(slice(None)) if mean is not None or unit else vectors
-        lengths = np.sqrt(np.einsum("ij,ij->i", exact, exact, dtype=np.float64))
-        self._divisor = np.where(lengths > 0, lengths, 1.0) if unit else None
-        self.lengths = np.where(lengths > 0, 1.0, 0.0) if unit else lengths
-        scan = exact if self._divisor is None else exact / self._divisor[:, None]
-        self.scanned = torch.from_numpy(np.ascontiguousarray(scan, dtype=np.float32))
+        self._unit = unit
+        exact = self.exact(slice(None))
+        self.lengths = _lengths(exact)
+        self.scanned = torch.from_numpy(exact.astype(np.float32))
 
-    def _exact(self, rows: np.ndarray | slice) -> np.ndarray:
-        wide = self._vectors[rows].astype(np.float64)
-        return wide if self._mean is None else wide - self._mean
-
-    def exact(self, rows: np.ndarray) -> np.ndarray:
+    def exact(self, rows: np.ndarray | slice) -> np.ndarray:
         """float64 (n, dim) of these rows, of unit length where the measure is the cosine."""
-        wide = self._exact(rows)
-        return wide if self._divisor is None else wide / self._divisor[rows, None]
+        wide = self._vectors[rows].astype(np.float64)
+        if self._mean is not None:
+            wide = unit_length(wide) - self._mean
+        return unit_length(wide) if self._unit else wide
 
 
 class _Tile:
@@ -230,7 +238,7 @@ class _Scan:
         return torch.from_numpy(np.asarray(scored, np.float32))
 
     def _reached(self, tile: _Tile, scores: torch.Tensor) -> np.ndarray:
-        """A score, by left row, that `top_k` pairs of this block reach: without a bound all would have to be scored again.
+        """A score, by left row, that `top_k` pairs of this block reach: without a bound all pairs would count.
 
         -inf where the block has too few rows that are wanted.
         """
@@ -247,10 +255,11 @@ class _Scan:
     def _exact(self, tile: _Tile, at: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """The scores of pairs, by their places in the tile and in this block: float64, rounded to float32 once."""
         scores = np.empty(len(at), np.float32)
-        for begin in range(0, len(at), _RESCORED):
-            rows, those = at[begin : begin + _RESCORED], columns[begin : begin + _RESCORED]
+        step = max(64, _VALUES_AT_ONCE // self._block.vectors.shape[1])
+        for begin in range(0, len(at), step):
+            rows, those = at[begin : begin + step], columns[begin : begin + step]
             c = np.einsum("ij,ij->i", tile.side.exact(rows), self._side.exact(those))
-            scores[begin : begin + _RESCORED] = self._measure.score(c, tile.terms.of(rows), self._add[those])
+            scores[begin : begin + step] = self._measure.score(c, tile.terms.of(rows), self._add[those])
         return scores
 
 
@@ -259,13 +268,12 @@ def _above(scores: torch.Tensor, least: np.ndarray) -> Iterator[tuple[np.ndarray
     bound = torch.from_numpy(least)[:, None]
     whole = scores.shape[1] // _CHUNK * _CHUNK
     if whole:
-        chunked = scores[:, :whole].unflatten(1, (-1, _CHUNK))
+        chunked = scores[:, :whole].reshape(len(scores), -1, _CHUNK)
         rows, chunks = (chunked.amax(dim=2) >= bound).nonzero(as_tuple=True)
-        for begin in range(0, len(rows), _RESCORED):
-            part, of = rows[begin : begin + _RESCORED], chunks[begin : begin + _RESCORED]
+        for begin in range(0, len(rows), _CHUNKS_AT_ONCE):
+            part, of = rows[begin : begin + _CHUNKS_AT_ONCE], chunks[begin : begin + _CHUNKS_AT_ONCE]
             picked, within = (chunked[part, of] >= bound[part]).nonzero(as_tuple=True)
             yield part[picked].numpy(), (of[picked] * _CHUNK + within).numpy()
     if whole < scores.shape[1]:
         rows, columns = (scores[:, whole:] >= bound).nonzero(as_tuple=True)
         yield rows.numpy(), (columns + whole).numpy()
-

@@ -1,6 +1,6 @@
 """A measure: the score of a pair as a function of the cosine, or the dot product, of its two vectors."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,7 +17,8 @@ class Measure:
     """How pairs are scored: `(times * c + left_add + right_add) * left_times`, where c is the cosine or the product.
 
     With `is_ratio` it is `2 c / (left_add + right_add)` instead. Terms are float64, one for each row of their side;
-    empty arrays stand for none. `left_mean` and `right_mean`, float64 (dim,), are taken from the vectors first.
+    empty arrays stand for none. `left_mean` and `right_mean`, float64 (dim,), are taken from the vectors, once these
+    are of unit length.
     """
 
     unit: bool = True  # the cosine; else the dot product
@@ -35,6 +36,17 @@ class Measure:
         terms = len(self.left_add) + len(self.right_add) + len(self.left_times)
         return not terms and self.times == 1.0 and not self.is_ratio
 
+    def mirrored(self) -> "Measure":
+        """The same score with the sides changed; `left_times` have no mirror."""
+        assert not len(self.left_times)
+        return replace(
+            self,
+            left_mean=self.right_mean,
+            right_mean=self.left_mean,
+            left_add=self.right_add,
+            right_add=self.left_add,
+        )
+
     def left(self, first: int, count: int) -> "Terms":
         """The terms of `count` left rows from `first` on."""
         return Terms(_cut(self.left_add, first, count), _cut(self.left_times, first, count, 1.0))
@@ -47,11 +59,10 @@ class Measure:
         """The scores, of the shape and type of `c`, to which the terms must broadcast."""
         if self.is_plain:
             return c
-        if self.is_ratio:
-            ratio: np.ndarray = 2.0 * c / (left.add + right_add)
-            return ratio
-        scores: np.ndarray = (self.times * c + left.add + right_add) * left.times
-        return scores
+        scores = (
+            2 * c / (left.add + right_add) if self.is_ratio else (self.times * c + left.add + right_add) * left.times
+        )
+        return np.asarray(scores)
 
     def error(self, dim: int, left: "Terms", right_add: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """How far a float32 score may be from the true one, at most, by left row: float64 like `left.add`.
@@ -65,10 +76,10 @@ class Measure:
             return product
         if self.is_ratio:
             least = np.maximum(left.add + right_add.min(initial=np.inf), np.finfo(np.float32).tiny)
-            return 2.0 * (product + 16 * ROUNDOFF * scale) / least
+            return np.asarray(2.0 * (product + 16 * ROUNDOFF * scale) / least)
         most = np.abs(right_add).max(initial=0.0)
         terms = 16 * ROUNDOFF * (abs(self.times) * scale + np.abs(left.add) + most)
-        return (abs(self.times) * product + terms) * np.abs(left.times)
+        return np.asarray((abs(self.times) * product + terms) * np.abs(left.times))
 
 
 @dataclass(frozen=True, slots=True)

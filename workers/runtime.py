@@ -37,6 +37,7 @@ from storage.faulty_store import with_faults
 from storage.jobs import Job, open_job
 from storage.model_files import ResolvedModel, resolve_model
 from storage.plans import PlanReader
+from storage.ranges import Ranges
 from storage.store import open_store, require_within
 from workers.batching import Cancelled, TokenBudget
 from workers.breadcrumb import LOADING, Breadcrumb, Place
@@ -52,7 +53,6 @@ from workers.isolation import AloneTask, embed_alone
 from workers.lease import LeaseBoard, RedisLeases
 from workers.loading import Loader, MediaLoader
 from workers.model_shelf import ModelShelf
-from workers.quantising import Ranges
 from workers.suspects import RedisSuspects
 
 logger = logging.getLogger(__name__)
