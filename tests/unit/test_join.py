@@ -77,7 +77,7 @@ def by_formula(score: Score, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         c = 2 * c - near_left[:, None] - near_right
     if score is Score.MARGIN:
         c = c / ((near_left[:, None] + near_right) / 2)
-    return c
+    return np.asarray(c)
 
 
 @pytest.mark.parametrize("score", list(Score))

@@ -110,8 +110,8 @@ def test_nothing_joined_with_nothing_is_nothing() -> None:
 
 def formula(kind: str, c: np.ndarray, left: np.ndarray, right: np.ndarray, times: np.ndarray) -> np.ndarray:
     if kind == "ratio":
-        return 2 * c / (left[:, None] + right)
-    return (2 * c + left[:, None] + right) * times[:, None]
+        return np.asarray(2 * c / (left[:, None] + right))
+    return np.asarray((2 * c + left[:, None] + right) * times[:, None])
 
 
 @pytest.mark.parametrize("kind", ["sum", "ratio"])
