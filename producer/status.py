@@ -43,6 +43,7 @@ class JobStatus:
     job: str
     state: JobState
     location: str
+    kind: str  # embed: its outcomes are vectors; rerank: scores
     model: str
     space: str
     dim: int
@@ -83,6 +84,7 @@ def job_status(job: Job, board: Board | None = None) -> JobStatus:
         job=job.id,
         state=_state(job, len(published)),
         location=job.store.url,
+        kind=str(record.spec.kind),
         model=record.spec.model,
         space=record.space.digest,
         dim=record.space.dim,
@@ -135,7 +137,7 @@ def _queues_left(job: Job, published: set[int]) -> list[QueueStatus]:
                     modality = reader.modality(shard)
                     left[modality] = left.get(modality, 0) + 1
     return [
-        QueueStatus(queue=queue_name(modality, job.record.spec.size), shards_left=count)
+        QueueStatus(queue=queue_name(modality, job.record.spec.size, job.record.spec.kind), shards_left=count)
         for modality, count in sorted(left.items())
     ]
 

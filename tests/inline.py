@@ -43,7 +43,7 @@ class InlineMill:
             job=job,
             location=job.store.url,
             loader=loader or ScriptedLoader(media or {}),
-            encoder=lambda: encoder,
+            model=lambda: encoder,
             budget=TokenBudget(SETTINGS.batch_tokens),
             settings=SETTINGS,
             canary=lambda: canary,
