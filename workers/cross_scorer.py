@@ -45,6 +45,8 @@ class CrossScorer:
             torch.set_num_threads(1)
         self._card, self._model = card, _loaded(card, folder, device, dtype)
         self._messages = self._model.supports("message")
+        if self._messages:
+            _probe_template_once(card, self._model)
         self._prompt = card.default_prompt
         self._activation: Activate = torch.nn.Identity()
         self._max_length = 0
@@ -169,6 +171,19 @@ def _side_of(side: Loaded) -> dict[str, Any]:
     if side.text is not None:
         value["text"] = side.text
     return value
+
+
+def _probe_template_once(card: ModelCard, model: CrossEncoder) -> None:
+    """Raise WorkerUnfit unless the chat template renders both sides; from here on that is taken as known.
+
+    sentence-transformers 6.2 tries the template with each batch, without tokenizing, and transformers refuses to make
+    control tokens in texts harmless where nothing is tokenized: so with its own probe no pair would be safe.
+    """
+    module: Any = model[0]
+    failure = module.input_formatter.pair_roles_failure({})
+    if failure is not None:
+        raise WorkerUnfit(f"model {card.name} cannot be fed pairs: its chat template does not carry them: {failure}")
+    module._verify_pair_roles_supported = lambda *_: None
 
 
 def _loaded(card: ModelCard, folder: Path, device: str, dtype: str) -> CrossEncoder:
