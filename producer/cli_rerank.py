@@ -50,7 +50,17 @@ def rerank(
         typer.Option(
             "--keep",
             "-k",
-            help="A column of the pairs to copy into the output: name, or name:string|int64|float64|bool. Repeatable.",
+            help="A column of the pairs to copy into the output: name, or name:string|int64|float64|bool; a join's "
+            "score and rank as join_score and join_rank. Repeatable.",
+        ),
+    ] = None,
+    selective: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            "--selective",
+            metavar="LOW HIGH",
+            help="Score only pairs whose score in the join is from LOW to HIGH; those above stay first, those below "
+            "last, in the join's order and with no score.",
         ),
     ] = None,
     activation: Annotated[
@@ -206,6 +216,7 @@ def rerank(
         allow_private=allow_private_hosts,
         shard_seconds=shard_seconds,
         max_pixels=max_pixels,
+        band=selective,
         scoring=Scoring(activation=Activation(activation.value), max_length=max_length),
         wishes=Wishes(prompt=prompt, dtype=dtype.value if dtype else "", size=size.value if size else ""),
     )

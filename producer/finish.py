@@ -16,6 +16,7 @@ from schemas.errors import StoreError
 from schemas.job import PlanRecord
 from schemas.model_cards import Kind
 from schemas.recipe import OutputType, vector_column
+from schemas.rerank import JOIN_SCORE
 from schemas.sealed import seal_note, sealed, sealed_at_end
 from storage import layout
 from storage.jobs import Job, now
@@ -191,13 +192,23 @@ def views_sql(job: Job) -> str:
 def _views_of_scores(job: Job) -> str:
     """DuckDB views over a job of pairs; the ranks there count the items that a retry added, whose own are null."""
     url = glob_escaped(job.store.url).replace("'", "''")
-    ranked = "row_number() OVER (PARTITION BY query_id ORDER BY score DESC, item_id) AS rank"
+    ranked = f"row_number() OVER (PARTITION BY query_id ORDER BY {_order_of(job)}, item_id) AS rank"
     rows = f"read_parquet('{url}/data/**/*.parquet', hive_partitioning = true)"
     lines = [
         f"-- {job.record.spec.model}, scores of pairs, space {job.record.space.digest}",
         f"CREATE OR REPLACE VIEW scores AS SELECT * REPLACE ({ranked}) FROM {rows};",  # noqa: S608
     ]
     return "\n".join([*lines, *_failures_view(job, url, "scores", "query_id || chr(9) || item_id")]) + "\n"
+
+
+def _order_of(job: Job) -> str:
+    """Best pair first: by score; with a band, what is above it and below it by the join's."""
+    band = job.record.spec.rerank.band if job.record.spec.rerank else None
+    if band is None:
+        return "score DESC"
+    low, high = band
+    tier = f"CASE WHEN {JOIN_SCORE} > {high!r} THEN 0 WHEN {JOIN_SCORE} >= {low!r} THEN 1 ELSE 2 END"
+    return f"{tier}, coalesce(score, {JOIN_SCORE}) DESC"
 
 
 def _failures_view(job: Job, url: str, view: str, its_id: str) -> list[str]:

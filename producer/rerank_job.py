@@ -5,16 +5,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from producer.manifest import Manifest
 from producer.pair_manifest import open_pairs, pair_columns
 from producer.pair_planner import make_pair_plan
 from producer.pair_sides import Side, open_side
-from producer.parsing import kept_columns
+from producer.parsing import kept_columns, require_columns
 from producer.prepare import new_record, same_job
 from producer.recipes import Wishes, chosen_size, recipe_for_pairs
 from schemas.errors import Refused
-from schemas.job import JobSpec
+from schemas.job import JobSpec, KeptColumn
 from schemas.model_cards import ModelCard
-from schemas.rerank import RerankSpec, Scoring
+from schemas.rerank import JOIN_RANK, JOIN_SCORE, RerankSpec, Scoring
 from schemas.rows import Modality
 from schemas.space import Space
 from storage.jobs import Job, create_job, find_job
@@ -45,6 +46,7 @@ class RerankRequest:
     allow_private: bool = False
     shard_seconds: float = 30.0
     max_pixels: int = 50_000_000
+    band: tuple[float, float] | None = None  # of join scores
     scoring: Scoring = field(default_factory=Scoring)
     wishes: Wishes = field(default_factory=Wishes)
 
@@ -78,9 +80,6 @@ def _spec(request: RerankRequest, card: ModelCard, sides: tuple[Side, Side], tak
     location = canonical_location(request.pairs)
     pairs = open_pairs(location)
     query_column, item_column = pair_columns(pairs, request.query_column, request.item_column)
-    for name in request.keep:
-        if name.partition(":")[0] in _OURS:
-            raise Refused(f"--keep {name}: the output has a column of that name; rename it in the pairs")
     left, right = sides
     return JobSpec(
         manifest=location,
@@ -88,7 +87,7 @@ def _spec(request: RerankRequest, card: ModelCard, sides: tuple[Side, Side], tak
         model=card.name,
         model_digest=card.digest,
         id_column=request.id_column,
-        keep=kept_columns(list(request.keep), pairs),
+        keep=_kept(request, pairs),
         strict=request.strict,
         media_base=left.roots[0] if left.roots else "",
         media_roots=_roots(request, sides),
@@ -105,8 +104,24 @@ def _spec(request: RerankRequest, card: ModelCard, sides: tuple[Side, Side], tak
             right_sha256=right.digest(),
             query_column=query_column,
             item_column=item_column,
+            band=request.band,
         ),
     )
+
+
+def _kept(request: RerankRequest, pairs: Manifest) -> tuple[KeptColumn, ...]:
+    """The columns to keep; those of a join that the output has its own of are kept by other names."""
+    for name in request.keep:
+        if name.partition(":")[0] in _OURS:
+            instead = {SCORE: f"say {JOIN_SCORE}", RANK: f"say {JOIN_RANK}"}.get(name, "rename it in the pairs")
+            raise Refused(f"--keep {name}: the output has a column of that name; {instead}")
+    of_join = {JOIN_SCORE: (SCORE, "float64"), JOIN_RANK: (RANK, "int64")}
+    wanted = dict.fromkeys([*request.keep, *([JOIN_SCORE] if request.band else [])])
+    if request.band and not request.band[0] <= request.band[1]:
+        raise Refused(f"--selective {request.band[0]:g} {request.band[1]:g}: the first is to be the lower score")
+    require_columns(pairs, [of_join[name][0] for name in wanted if name in of_join], "the pairs of a join")
+    plain = iter(kept_columns([name for name in wanted if name not in of_join], pairs))
+    return tuple(KeptColumn(name=name, type=of_join[name][1]) if name in of_join else next(plain) for name in wanted)
 
 
 def _roots(request: RerankRequest, sides: tuple[Side, Side]) -> tuple[str, ...]:

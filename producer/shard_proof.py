@@ -18,7 +18,7 @@ from storage import layout
 from storage.jobs import Job
 from storage.parquet import ID
 from storage.parquet_seal import check_seal
-from storage.scores import ITEM, QUERY, RANK, SCORE, ids_in, is_scores, ranks, scores_in
+from storage.scores import ITEM, QUERY, RANK, SCORE, Band, ids_in, in_band, is_scores, joined_in, ranks, scores_in
 from storage.shards import FAILURES_SCHEMA, content_sha256, unpack
 
 #: What reading a file that is not what it should be raises, here or in Arrow.
@@ -129,7 +129,7 @@ def _claims_of_rows(
         "its ids are not sorted": not _sorted(ids),
         "its segments are not in order": not _in_order(found, table),
         "its ranks are not those of its scores": is_scores(table) and not _ranked(job, task, found, table),
-        "a vector is not finite": floats and not np.isfinite(wide).all(),
+        "a vector is not finite": floats and not _finite(job, table, wide),
         "a vector is zero": _floats(job) and not wide.any(axis=1).all(),
         "its footer counts other rows": (footer.rows_planned, footer.rows_ok, footer.vectors, footer.rows_failed)
         != (task.entry.rows, len(once), len(found), failures.num_rows),
@@ -180,7 +180,21 @@ def _floats(job: Job) -> bool:
 def _ranked(job: Job, task: ShardTask, found: list[str], table: pa.Table) -> bool:
     """Whether the ranks follow from the scores; in a retry there are none."""
     first = job.record.plan.digest == task.plan
-    return bool(table[RANK].to_pylist() == (ranks(found, scores_in(table)) if first else [None] * len(found)))
+    band, joined = _band(job), joined_in(table)
+    wanted = ranks(found, scores_in(table), joined, band) if first else [None] * len(found)
+    return bool(table[RANK].to_pylist() == wanted)
+
+
+def _band(job: Job) -> Band:
+    return job.record.spec.rerank.band if job.record.spec.rerank else None
+
+
+def _finite(job: Job, table: pa.Table, wide: np.ndarray) -> bool:
+    """Whether all numbers are finite, but for pairs that were not to be scored, whose scores are none."""
+    joined, band = joined_in(table), _band(job)
+    if band is None or joined is None:
+        return bool(np.isfinite(wide).all())
+    return bool((np.isfinite(wide[:, 0]) == in_band(joined, band)).all())
 
 
 def _in_order(found: list[str], table: pa.Table) -> bool:

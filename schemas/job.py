@@ -199,9 +199,13 @@ def _spec(raw: dict[str, Any]) -> JobSpec:
             "modalities": tuple(Modality(m) for m in raw["modalities"]),
             "media_roots": tuple(raw["media_roots"]),
             "takes": tuple(Modality(m) for m in raw["takes"]),
-            "rerank": None if rerank is None else RerankSpec(**rerank),
+            "rerank": None if rerank is None else _rerank(rerank),
         }
     )
+
+
+def _rerank(raw: dict[str, Any]) -> RerankSpec:
+    return RerankSpec(**raw | {"band": None if raw["band"] is None else tuple(raw["band"])})
 
 
 def _space(raw: dict[str, Any]) -> Space:

@@ -20,6 +20,10 @@ class Scoring:
     max_length: int = 0  # tokens of a pair, longer ones are cut off; 0: as many as the model takes
 
 
+#: What the score and the rank of a join are called where they are kept: the output has its own.
+JOIN_SCORE, JOIN_RANK = "join_score", "join_rank"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankSpec:
     """Where the pairs of a rerank job come from; the pairs themselves are JobSpec.manifest."""
@@ -30,3 +34,4 @@ class RerankSpec:
     right_sha256: str
     query_column: str  # of the pairs
     item_column: str
+    band: tuple[float, float] | None = None  # only pairs whose join score is within it are scored; None: all are

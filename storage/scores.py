@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.rerank import JOIN_SCORE
 from schemas.rows import PAIR_MARK
 from storage.parquet import ID, column_file
 
@@ -25,22 +26,43 @@ def ids_in(table: pa.Table) -> pa.ChunkedArray:
 
 
 def scores_in(table: pa.Table) -> np.ndarray:
-    """float32 (n, 1)."""
-    return np.asarray(table[SCORE], np.float32).reshape(-1, 1)
+    """float32 (n, 1); NaN where a pair was not scored."""
+    found = np.array(table[SCORE].combine_chunks().fill_null(np.nan), np.float32)
+    found[np.isnan(found)] = np.nan  # of one bit pattern, for digests
+    return found.reshape(-1, 1)
 
 
-def ranks(ids: Sequence[str], scores: np.ndarray) -> list[int]:
+def joined_in(table: pa.Table) -> np.ndarray | None:
+    """The join scores that were kept, float64 (n,); None where they were not."""
+    return np.asarray(table[JOIN_SCORE], np.float64) if JOIN_SCORE in table.column_names else None
+
+
+Band = tuple[float, float] | None
+
+
+def in_band(joined: np.ndarray, band: Band) -> np.ndarray:
+    """Which pairs are scored, bool (n,): those whose join score is within the band, or all."""
+    return np.ones(len(joined), np.bool_) if band is None else (joined >= band[0]) & (joined <= band[1])
+
+
+def ranks(ids: Sequence[str], scores: np.ndarray, joined: np.ndarray | None = None, band: Band = None) -> list[int]:
     """Each pair's place within its query, 1 for the highest score; of equal scores the smaller item id comes first.
 
-    `ids` are those of pairs, sorted; `scores` float32 (n,).
+    With a band, pairs above it come first and those below it last, both by their join score, float64 (n,).
+    `ids` are those of pairs, sorted; `scores` float32 (n, 1).
     """
+    flat = scores.reshape(-1).astype(np.float64)
+    above = np.zeros(len(ids), np.int8)
+    if band is not None and joined is not None:
+        above = (joined > band[1]).astype(np.int8) - (joined < band[0]).astype(np.int8)
+        flat = np.where(in_band(joined, band), flat, joined)
     queries = [id_.partition(PAIR_MARK)[0] for id_ in ids]
     begins = [0] * len(ids)
     numbers = [0] * len(ids)  # of each pair's query
     for at in range(1, len(ids)):
         same = queries[at] == queries[at - 1]
         begins[at], numbers[at] = (begins[at - 1], numbers[at - 1]) if same else (at, numbers[at - 1] + 1)
-    order = np.lexsort((np.arange(len(ids)), -scores.reshape(-1), np.array(numbers, np.int64)))
+    order = np.lexsort((np.arange(len(ids)), -flat, -above, np.array(numbers, np.int64)))
     found = np.empty(len(ids), np.int64)
     found[order] = np.arange(len(ids))
     return [int(place) - begin + 1 for place, begin in zip(found, begins, strict=True)]
@@ -54,7 +76,7 @@ def scores_file(
     columns = [
         (pa.field(QUERY, pa.string(), nullable=False), [query for query, _, _ in sides]),
         (pa.field(ITEM, pa.string(), nullable=False), [item for _, _, item in sides]),
-        (pa.field(SCORE, pa.float32(), nullable=False), scores.reshape(-1)),
+        (pa.field(SCORE, pa.float32()), pa.array(scores.reshape(-1), from_pandas=True)),  # null where it is NaN
         (pa.field(RANK, pa.int32()), ranked),
     ]
     fields = [field for field, _ in columns] + list(kept.schema)

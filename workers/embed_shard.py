@@ -21,7 +21,7 @@ from schemas.rows import Modality, PairRow
 from schemas.settings import Settings
 from schemas.shard import Footer, ShardEntry, ShardReport
 from storage.plans import kept_schema
-from storage.scores import SCORE, ranks
+from storage.scores import SCORE, joined_in, ranks
 from storage.shards import FAILURES_SCHEMA, ShardOutput, content_sha256, is_published, publish
 from workers.batching import Cancelled
 from workers.embedding import Embedded
@@ -164,6 +164,7 @@ def _output(
     codes = [str(f.code) for _, f in failures]
     ids = [rows[i].id for i in at]
     vectors = _vector_columns(job, [embedded.vectors for _, embedded in good])
+    kept = _kept(job, table, at)
     usage = _usage_columns(job, [usage for _, embedded in good for usage in embedded.usage])
     footer = Footer(
         job=record.id,
@@ -187,12 +188,12 @@ def _output(
         notes=_notes(job, entry.modality),
     )
     return ShardOutput(
-        ranks=_ranks(job, message, ids, vectors),
+        ranks=_ranks(job, message, ids, vectors, kept),
         footer=footer,
         ids=ids,
         vectors=vectors,
         usage=usage,
-        kept=_kept(job, table, at),
+        kept=kept,
         failures=_failures_table(failures, entry.modality, entry.shard, attempt),
     )
 
@@ -209,14 +210,15 @@ def _vector_columns(job: "OpenJob", vectors: list[np.ndarray]) -> dict[str, np.n
 
 
 def _ranks(
-    job: "OpenJob", message: ShardMessage, ids: list[str], vectors: dict[str, np.ndarray]
+    job: "OpenJob", message: ShardMessage, ids: list[str], vectors: dict[str, np.ndarray], kept: pa.Table
 ) -> list[int | None] | None:
     """Ranks of pairs: null in a retry, for the other items of its queries are published with theirs already."""
-    if job.job.record.spec.kind is Kind.EMBED:
+    rerank = job.job.record.spec.rerank
+    if rerank is None:
         return None
     if job.plan(message.plan).plan.round:
         return [None] * len(ids)
-    return list(ranks(ids, vectors[SCORE]))
+    return list(ranks(ids, vectors[SCORE], joined_in(kept), rerank.band))
 
 
 def _usage_columns(job: "OpenJob", usage: list[dict[str, float]]) -> dict[str, list[float | None]]:
@@ -229,8 +231,12 @@ def _usage_columns(job: "OpenJob", usage: list[dict[str, float]]) -> dict[str, l
 def _notes(job: "OpenJob", modality: Modality) -> tuple[str, ...]:
     """What a reader of the file should know of how its vectors came about."""
     recipe, notes = job.job.record.space.recipe, []
-    if job.job.record.spec.kind is Kind.RERANK:
+    rerank = job.job.record.spec.rerank
+    if rerank is not None:
         notes.append(f"scores are the model's, through {job.scorer().activation}")
+    if rerank is not None and rerank.band is not None:
+        low, high = rerank.band
+        notes.append(f"only pairs with a join score from {low:g} to {high:g} are scored, the others keep their places")
     if modality is Modality.VIDEO and recipe.films_as_frames:
         notes.append("the model takes no film: each vector is the mean of the vectors of its frames")
     if modality in (Modality.AUDIO, Modality.MIXED) and recipe.audio_window_s:

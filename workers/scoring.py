@@ -4,9 +4,13 @@ import contextlib
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from schemas.failures import Failure
+from schemas.rerank import JOIN_SCORE
 from schemas.rows import PairRow
 from schemas.settings import Settings
+from storage.scores import in_band
 from workers.batching import Cancelled, encode_batches, measure
 from workers.embedding import Embedded, TrailOf, no_trail
 from workers.pair_loading import load_pairs
@@ -18,6 +22,9 @@ if TYPE_CHECKING:
 #: Bytes of media that pairs in front of the device hold decoded at a time, and as much again of each side.
 _CHUNK_BYTES = 96_000_000
 _CHUNK_PAIRS = 16_384
+
+#: What a pair has that keeps its place in the join.
+UNSCORED = Embedded(np.full((1, 1), np.nan, np.float32), [{}])
 
 Loaded = tuple[int, LoadedPair | Failure]
 
@@ -33,12 +40,23 @@ def score_pairs(
 
     Raises Cancelled soon after `should_stop()` is true: between two batches, or two pairs that are loaded.
     """
-    outcomes: dict[int, Embedded | Failure] = {}
-    loaded = load_pairs(job.loader, pairs, threads=settings.load_threads, limit=_CHUNK_BYTES)
-    for chunk in _chunks(_unless(should_stop, loaded)):
+    wanted = _to_be_scored(job, pairs)
+    outcomes: dict[int, Embedded | Failure] = dict.fromkeys(set(range(len(pairs))) - set(wanted), UNSCORED)
+    loaded = load_pairs(job.loader, [pairs[at] for at in wanted], threads=settings.load_threads, limit=_CHUNK_BYTES)
+    for chunk in _chunks((wanted[at], pair) for at, pair in _unless(should_stop, loaded)):
         outcomes |= _score_chunk(job, chunk, settings, should_stop, trail_of)
         del chunk  # or it is held, decoded, while the next one fills
     return (outcomes[at] for at in range(len(pairs)))
+
+
+def _to_be_scored(job: "OpenJob", pairs: list[PairRow]) -> list[int]:
+    """The pairs that the model is to see: all, or those whose join score is within the band."""
+    spec = job.job.record.spec
+    band = spec.rerank.band if spec.rerank else None
+    if band is None:
+        return list(range(len(pairs)))
+    column = [kept.name for kept in spec.keep].index(JOIN_SCORE)
+    return [int(at) for at in np.flatnonzero(in_band(np.array([pair.kept[column] for pair in pairs], float), band))]
 
 
 def _score_chunk(

@@ -172,6 +172,9 @@ def test_a_query_with_too_many_items_is_refused(tmp_path: Path, monkeypatch: pyt
     [
         ({"model": "minilm"}, "model minilm makes vectors and scores no pairs"),
         ({"keep": ("score",)}, "--keep score: the output has a column of that name"),
+        ({"band": (0.1, 0.2)}, "the first on line 1: the join score is missing"),
+        ({"keep": ("lable",)}, "no pair has a value for --keep lable"),
+        ({"band": (0.2, 0.1)}, "--selective 0.2 0.1: the first is to be the lower score"),
         ({"query_column": "q"}, "--query-column and --item-column go together"),
         ({"query_column": "q", "item_column": "d"}, "has no columns q and d; it has query_id, item_id"),
         ({"id_column": "key"}, "of no pair are both ids there"),

@@ -170,6 +170,34 @@ def test_verify_finds_ranks_that_are_not_those_of_the_scores(tmp_path: Path) -> 
     assert any("its ranks are not those of its scores" in problem for problem in problems), json.dumps(problems)
 
 
+def test_only_the_uncertain_band_is_scored(tmp_path: Path) -> None:
+    """With a band, what the join was sure of keeps its place above and below, without a score; what is within is
+    scored and ranked in the middle; the model's side of the rest is never loaded; verify and the view agree.
+    """
+    pairs = [pair | {"score": (n % 10) / 10, "rank": 1} for n, pair in enumerate(PAIRS)]
+    job = planned(tmp_path, pairs, QUERIES, ITEMS, scoring=RAW, band=(0.3, 0.6), keep=("join_score",))
+    loader = CountingLoader()
+
+    InlineMill(job, loader=loader).run()
+
+    joined = {(pair["query_id"], pair["item_id"]): pair["score"] for pair in pairs}
+    within = [pair for pair in pairs if 0.3 <= pair["score"] <= 0.6]
+    wanted = hash_scores(within, QUERIES, ITEMS)
+    found = scores_of(tmp_path / "out")
+    assert {pair: score for pair, (score, _) in found.items()} == {pair: wanted.get(pair) for pair in joined}
+    places = {  # above the band, within, below: 1000 apart, so that no score of one reaches another
+        pair: (1000 if score > 0.6 else -1000 if score < 0.3 else 0) + wanted.get(pair, score)
+        for pair, score in joined.items()
+    }
+    assert {pair: rank for pair, (_, rank) in found.items()} == ranked(places)
+    assert set(loader.loads) == {pair[name] for pair in within for name in ("query_id", "item_id")}
+    assert verify_job(job).complete
+    with duckdb.connect() as base:
+        base.execute((tmp_path / "out" / "views.sql").read_text())
+        rows = base.sql("SELECT query_id, item_id, rank FROM scores").fetchall()
+    assert {(query, item): rank for query, item, rank in rows} == ranked(places)
+
+
 @pytest.mark.parametrize("seconds", [0.002, 0.05, 30.0])
 def test_scores_do_not_depend_on_the_cut(tmp_path: Path, seconds: float) -> None:
     """Shards of any size give the same scores and ranks."""
