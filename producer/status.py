@@ -43,6 +43,7 @@ class JobStatus:
     job: str
     state: JobState
     location: str
+    kind: str  # embed: its outcomes are vectors; rerank: scores
     model: str
     space: str
     dim: int
@@ -81,6 +82,7 @@ def job_status(job: Job, board: Board | None = None) -> JobStatus:
         job=job.id,
         state=_state(job, len(outcomes.shards)),
         location=job.store.url,
+        kind=str(record.spec.kind),
         model=record.spec.model,
         space=record.space.digest,
         dim=record.space.dim,
@@ -133,7 +135,7 @@ def _queues_left(job: Job, published: frozenset[int]) -> list[QueueStatus]:
                     modality = reader.modality(shard)
                     left[modality] = left.get(modality, 0) + 1
     return [
-        QueueStatus(queue=queue_name(modality, job.record.spec.size), shards_left=count)
+        QueueStatus(queue=queue_name(modality, job.record.spec.size, job.record.spec.kind), shards_left=count)
         for modality, count in sorted(left.items())
     ]
 
