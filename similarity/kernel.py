@@ -88,10 +88,8 @@ def join(
     torch.set_num_threads(1)  # two threads of one each beat one of two: docs/joins.md
     try:
         with ThreadPoolExecutor(threads) as pool:
-            for block in right:
-                for part in _parts(block):
-                    scan = _Scan(part, measure)
-                    list(pool.map(scan.of, tiles))
+            for scan in _one_ahead(_Scan(part, measure) for block in right for part in _parts(block)):
+                list(pool.map(scan.of, tiles))
                 limit(sum(tile.held for tile in tiles))
     finally:
         torch.set_num_threads(before)
@@ -101,6 +99,15 @@ def join(
 def _parts(block: Block) -> Iterator[Block]:
     for at in range(0, len(block), TILE_RIGHT):
         yield Block(block.first + at, block.vectors[at : at + TILE_RIGHT])
+
+
+def _one_ahead(scans: Iterator["_Scan"]) -> Iterator["_Scan"]:
+    """Each scan, while the next one is read and made ready beside it."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, scans, None)
+        while (scan := coming.result()) is not None:
+            coming = pool.submit(next, scans, None)
+            yield scan
 
 
 def _joined(parts: list[Pairs]) -> Pairs:

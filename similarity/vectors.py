@@ -23,6 +23,7 @@ from storage.shards import footer_of, published_shards
 from storage.store import Store, canonical_location, open_store
 
 _READERS = 16
+_READ_AT_ONCE = 2**23
 _PARQUET = (".parquet", ".pq")
 
 
@@ -191,7 +192,7 @@ def _foreign(store: Store, location: str, keys: list[str], id_column: str, colum
         column=column,
         dim=_dim(store, groups, schema, column, location),
         kind=kind,
-        digest=_digest(hashlib.sha256(store.get(key)).hexdigest() for key in keys),
+        digest=_digest(_file_digest(store, key) for key in keys),
         types=_types(schema, id_column),
     )
     _require_distinct(source)
@@ -277,6 +278,14 @@ def _types(schema: pa.Schema, id_column: str) -> dict[str, pa.DataType]:
 
 def _digest(parts: Iterator[str]) -> str:
     return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()
+
+
+def _file_digest(store: Store, key: str) -> str:
+    """The sha256 of an object that may be larger than the memory."""
+    digest, size = hashlib.sha256(), store.size(key) or 0
+    for at in range(0, size, _READ_AT_ONCE):
+        digest.update(store.get_range(key, at, min(_READ_AT_ONCE, size - at)))
+    return digest.hexdigest()
 
 
 def _names(schema: pa.Schema) -> str:
