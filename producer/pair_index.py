@@ -5,7 +5,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +69,18 @@ class PairIndex:
         """Take the rows that pairs name as items, like `add_queries`."""
         self._fill("items", rows)
 
-    def by_query(self) -> Iterator[list[NamedPair]]:
-        """The pairs of each query by item, then line; queries by id. None is left out, however often it is there."""
+    def by_query(self, most: int) -> Iterator[list[NamedPair]]:
+        """The pairs of each query by item, then line; queries by id. None is left out, however often it is there.
+
+        Of a query with more than `most` pairs only one more is given: all of them may not fit into memory.
+        """
         found = self._file.execute("SELECT query, item, line, kept FROM pairs ORDER BY query, item, line")
         named = (
             NamedPair(query=query, item=item, line=line, kept=tuple(json.loads(kept)) if kept else ())
             for query, item, line, kept in found
         )
         for _, pairs in groupby(named, key=lambda pair: pair.query):
-            yield list(pairs)
+            yield list(islice(pairs, most + 1))
 
     def resolved(self, pairs: list[NamedPair]) -> list[PairRow]:
         """Pairs of one query with the rows of their ids; a row with a defect stands for one that is not there."""

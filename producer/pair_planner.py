@@ -53,7 +53,7 @@ def make_pair_plan(
         index.add_queries(sides[0].rows())
         index.add_items(sides[1].rows())
         cutter = _QueryCutter(writer, spec, card, recipe)
-        for query in index.by_query():
+        for query in index.by_query(MAX_ITEMS):
             cutter.add(index.resolved(list(_once(query, reader.reject))))
         cutter.close()
         _require_rows(pairs, writer, cutter, card, reader.first_reject)
@@ -129,8 +129,8 @@ def _once(pairs: list[NamedPair], reject: Callable[[Reject], None]) -> Iterator[
     """The pairs of a query, each item once: of several the one on the earliest line."""
     if len(pairs) > MAX_ITEMS:
         raise Refused(
-            f"query {pairs[0].query} has {len(pairs):,} items, and ranks are among all of them: a query may have "
-            f"{MAX_ITEMS:,}; take the best of a join with --top-k"
+            f"query {pairs[0].query} has more than {MAX_ITEMS:,} items, and ranks are among all of them: "
+            "take the best of a join with --top-k"
         )
     yield pairs[0]
     first = pairs[0]

@@ -9,7 +9,10 @@ from typing import Protocol
 
 from producer.manifest import Manifest, open_manifest
 from producer.parsing import RowParser, require_columns
+from schemas.errors import Refused
 from schemas.failures import FailureCode, Reject
+from schemas.model_cards import Kind
+from schemas.redaction import redact
 from schemas.rows import ManifestRow, Modality
 from storage.jobs import Job, find_job
 from storage.store import canonical_location, open_store
@@ -36,11 +39,13 @@ class Side(Protocol):
 def open_side(location: str, *, id_column: str, takes: tuple[Modality, ...]) -> Side:
     """The side at `location`, a manifest's or a job's; `takes` are the modalities that the model has an input for.
 
-    Raises ManifestError where there is neither.
+    Raises ManifestError where there is neither, Refused for a job of pairs.
     """
     place = canonical_location(location)
     is_folder = "://" in place or Path(place).is_dir()
     job = find_job(open_store(place)) if is_folder else None
+    if job is not None and job.record.spec.kind is Kind.RERANK:
+        raise Refused(f"{redact(place)} holds a job of pairs; give a manifest, or the folder of an embed job")
     if job is not None:
         return JobSide(job, takes)
     manifest = open_manifest(place)

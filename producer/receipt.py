@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from producer.verdict import Verdict
 from schemas.errors import Refused
-from schemas.job import PlanRecord
+from schemas.job import JobSpec, PlanRecord
 from schemas.redaction import redact
 from schemas.sealed import sealed, unsealed
 from storage import layout
@@ -75,8 +76,16 @@ def _job(job: Job) -> dict[str, Any]:
         "model_digest": record.spec.model_digest,
         "space": record.space.digest,
         "space_fields": record.space.fields(),
+        **_sides(record.spec),
         "planned_with": record.versions,
     }
+
+
+def _sides(spec: JobSpec) -> dict[str, Any]:
+    """What the ids of pairs were resolved to; nothing of a job that embeds."""
+    if spec.rerank is None:
+        return {}
+    return {"rerank": asdict(spec.rerank) | {"left": redact(spec.rerank.left), "right": redact(spec.rerank.right)}}
 
 
 def require_writable(place: str) -> None:

@@ -65,8 +65,9 @@ class CrossScorer:
         return twin
 
     def lengths(self, items: Sequence[LoadedPair]) -> list[Length]:
-        tokens = iter(self._token_counts([text for pair in items for text in _texts_of(pair)]))
-        return [self._length(pair, sum(next(tokens) for _ in _texts_of(pair))) for pair in items]
+        texts = list(dict.fromkeys(text for pair in items for text in _texts_of(pair)))  # a query comes many times
+        tokens = dict(zip(texts, self._token_counts(texts), strict=True))
+        return [self._length(pair, sum(tokens[text] for text in _texts_of(pair))) for pair in items]
 
     def preprocess(self, items: Sequence[LoadedPair]) -> Features:
         values = [self._pair_of(pair) for pair in items]

@@ -89,13 +89,16 @@ def _unless(should_stop: Callable[[], bool], loaded: Generator[Loaded, None, Non
 
 def _chunks(loaded: Iterator[Loaded]) -> Iterator[list[Loaded]]:
     chunk: list[Loaded] = []
-    held: dict[int, int] = {}  # bytes of each medium: pairs share them
+    media: set[int] = set()  # that the chunk holds: pairs share them
+    size = 0  # bytes
     for at, pair in loaded:
         chunk.append((at, pair))
-        if isinstance(pair, LoadedPair):
-            held |= {id(side): side.nbytes for side in (pair.query, pair.item)}
-        if len(chunk) >= _CHUNK_PAIRS or sum(held.values()) >= _CHUNK_BYTES:
+        for side in (pair.query, pair.item) if isinstance(pair, LoadedPair) else ():
+            if side.nbytes and id(side) not in media:
+                media.add(id(side))
+                size += side.nbytes
+        if len(chunk) >= _CHUNK_PAIRS or size >= _CHUNK_BYTES:
             yield chunk
-            chunk, held = [], {}
+            chunk, media, size = [], set(), 0
     if chunk:
         yield chunk

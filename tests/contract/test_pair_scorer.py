@@ -10,6 +10,7 @@ from schemas.model_cards import ModelCard
 from schemas.recipe import Recipe
 from schemas.rerank import Activation, Scoring
 from storage.model_files import resolve_model
+from workers.content import Film
 from workers.hash_encoder import canonical_bytes
 from workers.hash_scorer import expected_score
 from workers.loading import Loaded
@@ -46,9 +47,26 @@ def pairs(modality: str) -> list[LoadedPair]:
         return [LoadedPair(query, item) for query, item in zip(texts, texts[1:] + texts[:1], strict=True)]
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 255, (h, w, 3), np.uint8)) for w, h in SIZES]
+    if modality == "film":
+        return [
+            LoadedPair(query, Loaded(film=film(rng, count))) for query, count in zip(texts[1:], (2, 4, 6), strict=False)
+        ]
     if modality == "mixed":
         return [LoadedPair(Loaded(image=images[0]), Loaded(image=image, text="a cat")) for image in images]
     return [LoadedPair(query, Loaded(image=image)) for query, image in zip(texts[1:], images, strict=False)]
+
+
+def film(rng: np.random.Generator, count: int) -> Film:
+    """So many frames of a film with two a second."""
+    return Film(
+        frames=rng.integers(0, 255, (count, 40, 40, 3), np.uint8),
+        times_s=tuple(n / 2 for n in range(count)),
+        fps=2.0,
+        start_s=0.0,
+        end_s=count / 2,
+        frames_in=count,
+        seconds_in=count / 2,
+    )
 
 
 def scored(scorer: PairScorer, pairs: list[LoadedPair]) -> np.ndarray:
@@ -57,7 +75,7 @@ def scored(scorer: PairScorer, pairs: list[LoadedPair]) -> np.ndarray:
 
 every_model = pytest.mark.parametrize(
     ("loaded", "modality"),
-    [(name, "text") for name in OF_TEXT] + [(name, kind) for name in OF_MEDIA for kind in ("image", "mixed")],
+    [(name, "text") for name in OF_TEXT] + [(name, kind) for name in OF_MEDIA for kind in ("image", "mixed", "film")],
     indirect=["loaded"],
 )
 

@@ -1,5 +1,6 @@
 """The plan of a rerank job: pairs resolved to rows, and cut so that a query's items stay together."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from producer import pair_planner
+from producer.pair_sides import open_side
 from producer.prepare import JobRequest, prepare_job
 from producer.rerank_job import RerankRequest, prepare_rerank
 from schemas.errors import ManifestError, Refused, SpecMismatch
 from schemas.failures import FailureCode
+from schemas.job import FORMAT, RERANK_FORMAT
 from schemas.rows import Modality, PairRow
-from storage.jobs import Job
+from storage import layout
+from storage.jobs import Job, open_job
 from storage.parquet import read_parquet
 from storage.planned_pairs import pairs_of
 from storage.plans import PlanReader
@@ -159,11 +163,34 @@ def test_a_changed_side_is_named(tmp_path: Path) -> None:
         planned(tmp_path, pairs, QUERIES, ITEMS[:-1])
 
 
+def test_jobs_of_pairs_have_a_format_of_their_own(tmp_path: Path) -> None:
+    """An embedmill that knows vectors alone leaves a job of pairs to others; job.json of vectors is as it ever was."""
+    manifest = write_jsonl(tmp_path / "rows.jsonl", ITEMS)
+    vectors = prepare_job(JobRequest(manifest=str(manifest), model="hash", out=str(tmp_path / "vectors")))
+
+    pairs = planned(tmp_path, crossed(QUERIES, ITEMS, 2), QUERIES, ITEMS, band=None)
+
+    raw = [json.loads(job.store.get(layout.JOB)) for job in (vectors, pairs)]
+    assert [record["v"] for record in raw] == [FORMAT, RERANK_FORMAT]
+    assert "rerank" not in raw[0]["spec"]
+    assert "scoring" not in raw[0]["space"]
+    assert open_job(pairs.store).record == pairs.record
+    assert open_job(vectors.store).record == vectors.record
+
+
+def test_a_job_of_pairs_is_no_side(tmp_path: Path) -> None:
+    """Its rows are pairs: as a side it is refused in one line."""
+    planned(tmp_path, crossed(QUERIES, ITEMS, 2), QUERIES, ITEMS)
+
+    with pytest.raises(Refused, match="holds a job of pairs; give a manifest, or the folder of an embed job"):
+        open_side(str(tmp_path / "out"), id_column="id", takes=(Modality.TEXT,))
+
+
 def test_a_query_with_too_many_items_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranks are among all items of a query, so it is not cut but refused, by its name."""
     monkeypatch.setattr(pair_planner, "MAX_ITEMS", 9)
 
-    with pytest.raises(Refused, match="query q000 has 10 items"):
+    with pytest.raises(Refused, match="query q000 has more than 9 items"):
         planned(tmp_path, crossed(QUERIES, ITEMS, 10), QUERIES, ITEMS)
 
 
