@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from producer.cli_eval import evaluate
 from producer.error_limit import ErrorLimit
 from producer.job_options import AllowUnpinned, OnlyModality, SizeName, seconds_of, takes_job
 from schemas.errors import EmbedmillError
@@ -757,6 +758,9 @@ def _show_card(card: "ModelCard", known: "KnownModel | None", *, as_json: bool, 
     print("\n".join(card_lines(card, known)))
     if problem is not None:
         print(f"{'here':11} {problem or 'it can be fed on this machine'}")
+
+
+app.command("eval", epilog=EPILOG)(evaluate)
 
 
 def main() -> None:
