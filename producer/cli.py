@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from producer.cli_eval import evaluate
+from producer.cli_search import search
 from producer.error_limit import ErrorLimit
 from producer.job_options import AllowUnpinned, OnlyModality, SizeName, seconds_of, takes_job
 from schemas.errors import EmbedmillError
@@ -761,6 +762,7 @@ def _show_card(card: "ModelCard", known: "KnownModel | None", *, as_json: bool, 
 
 
 app.command("eval", epilog=EPILOG)(evaluate)
+app.command(epilog=EPILOG)(search)
 
 
 def main() -> None:
