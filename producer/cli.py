@@ -5,13 +5,15 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from producer.cli_eval import evaluate
+from producer.cli_join import join
+from producer.cli_rerank import rerank
 from producer.cli_search import search
 from producer.error_limit import ErrorLimit
 from producer.job_options import AllowUnpinned, OnlyModality, SizeName, seconds_of, takes_job
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from schemas.model_cards import ModelCard
     from storage.jobs import Job
     from storage.model_catalog import KnownModel
+    from storage.store import Store
     from workers.supervise import Fleet
 
 EPILOG = (
@@ -128,11 +131,11 @@ def run(
     from producer.prepare import prepare_job, resume
     from producer.screen import open_screen
 
-    again = _command_line()
+    again = command_line()
     with open_screen(quiet=quiet or as_json) as screen:
         job = prepare_job(request, progress=screen.planning)
     resume(job)
-    _drive_here(
+    drive_here(
         job,
         workers=workers,
         broker_url=broker_url,
@@ -163,7 +166,7 @@ def plan(
 
     with open_screen(quiet=quiet or as_json) as screen:
         job = prepare_job(request, progress=screen.planning)
-    _show_status(job, as_json=as_json)
+    show_status(job, as_json=as_json)
 
 
 @app.command(epilog=EPILOG)
@@ -187,20 +190,16 @@ def submit(
     Needs one `embedmill coordinate` and any number of `embedmill worker`, on any machines that see --out.
     Safe to repeat; it takes a cancelled job up again.
     """
-    from producer.board import RedisBoard
-    from producer.prepare import prepare_job, resume
-    from producer.screen import open_screen
-    from storage import layout
+    from producer.prepare import prepare_job
 
-    board = RedisBoard(_safe(broker_url, insecure_broker))
-    board.workers()  # an unreachable Redis is said before a long plan
-    with open_screen(quiet=quiet or as_json) as screen:
-        job = prepare_job(request, progress=screen.planning)
-    resume(job)
-    job.store.replace(layout.SUBMITTED, ErrorLimit(rows=max_errors, rate=max_error_rate).to_json())
-    board.uncancel(job.id)
-    board.submit(job.id, job.store.url)
-    _show_status(job, as_json=as_json, broker_url=broker_url)
+    submit_job(
+        lambda progress: prepare_job(request, progress=progress),
+        broker_url=broker_url,
+        insecure=insecure_broker,
+        limit=ErrorLimit(rows=max_errors, rate=max_error_rate),
+        as_json=as_json,
+        quiet=quiet,
+    )
 
 
 @app.command(epilog=EPILOG)
@@ -213,7 +212,7 @@ def status(out: JobFolder, broker_url: BrokerUrl = "", as_json: Json = False) ->
     Read from the job's folder alone; with --broker-url also from Redis. Exits 0 when all rows have a vector, 1 when the
     job is finished with failures, 3 when rows are left.
     """
-    raise typer.Exit(_show_status(_job(out), as_json=as_json, broker_url=broker_url))
+    raise typer.Exit(show_status(_job(out), as_json=as_json, broker_url=broker_url))
 
 
 @app.command(epilog=EPILOG)
@@ -238,7 +237,7 @@ def watch(
         while (seen := job_status(job, board)).state in (JobState.PLANNED, JobState.UNFINISHED):
             screen.show(_progress_of(seen))
             time.sleep(every)
-    raise typer.Exit(_show_status(job, as_json=False, broker_url=broker_url))
+    raise typer.Exit(show_status(job, as_json=False, broker_url=broker_url))
 
 
 @app.command(epilog=EPILOG)
@@ -292,16 +291,16 @@ def retry(
         _say(
             f"{job.id}: no row failed" + (f" with {', '.join(code)}" if code else "") + "; there is nothing to do again"
         )
-        raise typer.Exit(_show_status(job, as_json=as_json))
+        raise typer.Exit(show_status(job, as_json=as_json))
     resume(job)
-    _drive_here(
+    drive_here(
         job,
         workers=workers,
         broker_url=broker_url,
         insecure=insecure_broker,
         as_json=as_json,
         quiet=quiet,
-        again=_command_line(),
+        again=command_line(),
     )
 
 
@@ -318,7 +317,7 @@ def verify(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prove, from the job's files alone, that each row has exactly one outcome and that no bit has changed.
+    """Prove, from the files of a job or a join alone, that each row has one outcome and that no bit has changed.
 
     \b
     embedmill verify vectors
@@ -335,6 +334,7 @@ def verify(
     from producer.receipt import differences, make_receipt, read_receipt, require_writable
     from producer.verify import verify_store
     from schemas.redaction import redact
+    from storage import layout
     from storage.store import canonical_location, open_store
 
     if receipt == "-" and as_json:
@@ -342,6 +342,10 @@ def verify(
     require_writable(receipt)
     earlier = read_receipt(against) if against else None
     store = open_store(canonical_location(out))
+    if store.size(layout.JOIN) is not None:
+        if receipt or against:
+            raise typer.BadParameter("--receipt and --against are for jobs; a join is proved by its own files")
+        raise typer.Exit(_verify_join(store, as_json=as_json))
     job, verdict = verify_store(store)
     if earlier and job:
         for difference in differences(earlier, job, verdict):
@@ -354,6 +358,20 @@ def verify(
     else:
         print("\n".join(verdict.lines(name)), file=sys.stderr if receipt == "-" else sys.stdout)
     raise typer.Exit(0 if verdict.complete else 3 if verdict.ok else 1)
+
+
+def _verify_join(store: "Store", *, as_json: bool) -> int:
+    import json
+    from dataclasses import asdict
+
+    from similarity.join_proof import prove_join
+
+    verdict = prove_join(store)
+    print(json.dumps(asdict(verdict)) if as_json else "\n".join(verdict.lines()))
+    return 0 if verdict.complete else 1 if verdict.problems else 3
+
+
+app.command(epilog=EPILOG)(join)
 
 
 @app.command(epilog=EPILOG)
@@ -611,7 +629,7 @@ def chaos(
         wipe=wipe,
         mill=MillOptions(location="", workers=workers, rows=rows),
     )
-    again = _command_line() + ("" if any(word.startswith("--seed") for word in sys.argv) else f" --seed {seed}")
+    again = command_line() + ("" if any(word.startswith("--seed") for word in sys.argv) else f" --seed {seed}")
     if not quiet:
         _say(f"seed {seed}; the same schedule again: {again}")
     try:
@@ -761,6 +779,7 @@ def _show_card(card: "ModelCard", known: "KnownModel | None", *, as_json: bool, 
         print(f"{'here':11} {problem or 'it can be fed on this machine'}")
 
 
+app.command(epilog=EPILOG)(rerank)
 app.command("eval", epilog=EPILOG)(evaluate)
 app.command(epilog=EPILOG)(search)
 
@@ -809,7 +828,8 @@ def _usage_error(err: Exception) -> int | None:
     if type(err).__name__ == "NoArgsIsHelpError":
         print(message())
         return 2
-    _say(f"embedmill: {' '.join(message().split())}; see `{command} --help`")
+    words = " ".join(message().split()).replace("Value error, ", "").rstrip(".")
+    _say(f"embedmill: {words}; see `{command} --help`")
     return 2
 
 
@@ -817,7 +837,7 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _command_line() -> str:
+def command_line() -> str:
     import shlex
 
     from schemas.redaction import redact
@@ -825,7 +845,7 @@ def _command_line() -> str:
     return shlex.join(["embedmill", *map(redact, sys.argv[1:])])
 
 
-def _drive_here(
+def drive_here(
     job: "Job",
     *,
     workers: int,
@@ -862,6 +882,32 @@ def _drive_here(
         raise
     seconds = time.monotonic() - started
     raise typer.Exit(_show_end(job, as_json=as_json, seconds=seconds, done_before=before.rows_ok + before.failed))
+
+
+def submit_job(
+    prepare: "Callable[[Callable[[int], None]], Job]",
+    *,
+    broker_url: str,
+    insecure: bool,
+    limit: ErrorLimit,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Prepare a job and hand it to whatever coordinator listens on the Redis."""
+    from producer.board import RedisBoard
+    from producer.prepare import resume
+    from producer.screen import open_screen
+    from storage import layout
+
+    board = RedisBoard(_safe(broker_url, insecure))
+    board.workers()  # an unreachable Redis is said before a long plan
+    with open_screen(quiet=quiet or as_json) as screen:
+        job = prepare(screen.planning)
+    resume(job)
+    job.store.replace(layout.SUBMITTED, limit.to_json())
+    board.uncancel(job.id)
+    board.submit(job.id, job.store.url)
+    show_status(job, as_json=as_json, broker_url=broker_url)
 
 
 def _mill(
@@ -970,7 +1016,7 @@ def _board(broker_url: str) -> "RedisBoard | None":
     return RedisBoard(_safe(broker_url, insecure=True)) if broker_url else None  # it only looks
 
 
-def _show_status(job: "Job", *, as_json: bool, broker_url: str = "") -> int:
+def show_status(job: "Job", *, as_json: bool, broker_url: str = "") -> int:
     import json
 
     from producer.status import JobState, job_status

@@ -100,6 +100,7 @@ class Coordinator:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._job, self._board, self._queue, self._clock = job, board, queue, clock
+        self._kind = job.record.spec.kind
         self._turns = turns or Turns(clock)
         self._limit = limit or ErrorLimit()
         self._size_of: dict[int, str] = {}  # of shards that were too large for the job's own size
@@ -164,7 +165,7 @@ class Coordinator:
     def _lane(self, modality: Modality, size: str) -> _Lane:
         key = (modality, size)
         if key not in self._lanes:
-            self._lanes[key] = _Lane(queue_name(modality, size), modality, size)
+            self._lanes[key] = _Lane(queue_name(modality, size, self._kind), modality, size)
         return self._lanes[key]
 
     def _try_to_list(self) -> str:
@@ -259,7 +260,8 @@ class Coordinator:
         """A shard with a row that is too large for its device goes to the next larger size that is served."""
         modality = self._plan_of(report.shard).modality(report.shard)
         served = {queue for worker in self._board.workers() for queue in worker.queues}
-        sizes = [size for size in above(report.size) if queue_name(modality, size) in served] if report.size else []
+        larger = above(report.size) if report.size else ()
+        sizes = [size for size in larger if queue_name(modality, size, self._kind) in served]
         if sizes:  # else it comes back to its own size, whose worker then has no larger one to hand it to
             self._size_of[report.shard] = sizes[0]
             logger.info("shard %d goes to %s", report.shard, sizes[0], extra={"event": "shard_moved"})
@@ -360,7 +362,7 @@ class Coordinator:
             held = self._board.leased(self._job.id, batch)  # by workers that heard of them before: watched, not sent
             messages = [self._message(shard) for shard in batch if shard not in held]
             if messages:  # a send of nothing would still open a connection
-                self._queue.send(lane.modality, lane.size, messages)
+                self._queue.send(lane.modality, lane.size, messages, self._kind)
         except BrokerError:
             lane.waiting.extendleft(reversed(batch))
             raise

@@ -14,11 +14,12 @@ from producer.outcomes import PublishedFile, count_outcomes, published_files
 from producer.read_ahead import read_ahead
 from schemas.errors import StoreError
 from schemas.job import PlanRecord
+from schemas.model_cards import Kind
 from schemas.recipe import OutputType, vector_column
+from schemas.rerank import JOIN_SCORE
 from schemas.sealed import seal_note, sealed, sealed_at_end
 from storage import layout
 from storage.jobs import Job, now
-from storage.parquet import VECTOR
 from storage.shards import unpack
 from storage.store import LocalStore
 
@@ -105,7 +106,8 @@ def _described(job: Job, files: list[PublishedFile], moments: Moments) -> Iterat
 def _read(job: Job, file: PublishedFile) -> tuple[str, np.ndarray]:
     data = job.store.get(file.key)
     _, vectors, _ = unpack(data, file.key)
-    return hashlib.sha256(data).hexdigest(), vectors[VECTOR].astype(np.float32, copy=False)
+    first = next(iter(vectors.values()))  # the column `embedding`, or the scores
+    return hashlib.sha256(data).hexdigest(), first.astype(np.float32, copy=False)
 
 
 def _manifest(job: Job, plan: PlanRecord, files: list[PublishedFile], described: list[dict[str, object]]) -> bytes:
@@ -118,6 +120,7 @@ def _manifest(job: Job, plan: PlanRecord, files: list[PublishedFile], described:
             "finished_at": now(),
             "space": job.record.space.digest,
             "vectors": outcomes.vectors,
+            "vectors_by_modality": dict(sorted(outcomes.vectors_by_modality.items())),
             "failures": dict(sorted(outcomes.failures.items())),
             "rejects": job.record.plan.rejects,
             "files": described,
@@ -175,6 +178,8 @@ def _casts(job: Job) -> str:
 
 def views_sql(job: Job) -> str:
     """DuckDB views over the job; the cast makes the vector an ARRAY, which the array functions ask for."""
+    if job.record.spec.kind is Kind.RERANK:
+        return _views_of_scores(job)
     dim, url = job.record.space.dim, glob_escaped(job.store.url).replace("'", "''")
     # Text for a person to run: nothing here runs it, and the quotes in the location are doubled.
     rows = f"read_parquet('{url}/data/**/*.parquet', hive_partitioning = true)"
@@ -182,11 +187,37 @@ def views_sql(job: Job) -> str:
         f"-- {job.record.spec.model}, {dim} dimensions, space {job.record.space.digest}",
         f"CREATE OR REPLACE VIEW embeddings AS SELECT * REPLACE ({_casts(job)}) FROM {rows};",  # noqa: S608
     ]
-    if any(True for _ in job.store.walk(layout.FAILURES)):
-        # A row that a retry did again has the retry's outcome: the last failure, unless it has a vector now.
-        lines += [
-            f"CREATE OR REPLACE VIEW failures AS SELECT * FROM read_parquet('{url}/failures/*.parquet')",  # noqa: S608
-            "WHERE id NOT IN (SELECT id FROM embeddings)",
-            "QUALIFY row_number() OVER (PARTITION BY id ORDER BY shard DESC) = 1;",
-        ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_failures_view(job, url, "embeddings", "id")]) + "\n"
+
+
+def _views_of_scores(job: Job) -> str:
+    """DuckDB views over a job of pairs; the ranks there count the items that a retry added, whose own are null."""
+    url = glob_escaped(job.store.url).replace("'", "''")
+    ranked = f"row_number() OVER (PARTITION BY query_id ORDER BY {_order_of(job)}, item_id) AS rank"
+    rows = f"read_parquet('{url}/data/**/*.parquet', hive_partitioning = true)"
+    lines = [
+        f"-- {job.record.spec.model}, scores of pairs, space {job.record.space.digest}",
+        f"CREATE OR REPLACE VIEW scores AS SELECT * REPLACE ({ranked}) FROM {rows};",  # noqa: S608
+    ]
+    return "\n".join([*lines, *_failures_view(job, url, "scores", "query_id || chr(9) || item_id")]) + "\n"
+
+
+def _order_of(job: Job) -> str:
+    """Best pair first: by score; with a band, what is above it and below it by the join's."""
+    band = job.record.spec.rerank.band if job.record.spec.rerank else None
+    if band is None:
+        return "score DESC"
+    low, high = band
+    tier = f"CASE WHEN {JOIN_SCORE} > {high!r} THEN 0 WHEN {JOIN_SCORE} >= {low!r} THEN 1 ELSE 2 END"
+    return f"{tier}, coalesce(score, {JOIN_SCORE}) DESC"
+
+
+def _failures_view(job: Job, url: str, view: str, its_id: str) -> list[str]:
+    """A row that a retry did again has the retry's outcome: the last failure, unless it has succeeded now."""
+    if not any(True for _ in job.store.walk(layout.FAILURES)):
+        return []
+    return [
+        f"CREATE OR REPLACE VIEW failures AS SELECT * FROM read_parquet('{url}/failures/*.parquet')",  # noqa: S608
+        f"WHERE id NOT IN (SELECT {its_id} FROM {view})",  # noqa: S608
+        "QUALIFY row_number() OVER (PARTITION BY id ORDER BY shard DESC) = 1;",
+    ]

@@ -10,6 +10,7 @@ from storage import layout
 from storage.jobs import Job
 from storage.parquet import parse_parquet
 from storage.parquet_seal import check_seal
+from storage.planned_pairs import pairs_schema
 from storage.plans import INDEX_SCHEMA, REJECTS_SCHEMA, rows_schema
 from storage.private_files import is_private, writer_is_gone
 from storage.shards import footer_of, published_shards, unpack
@@ -147,10 +148,10 @@ def _is_plan_file(store: Store, key: str, kind: str) -> bool:
     data = _content(store, key)
     if data is None or check_seal(data, key)[1]:
         return False
-    columns: list[str] = {"shards": INDEX_SCHEMA, "rejects": REJECTS_SCHEMA}.get(kind, rows_schema(())).names
+    schemas = {"shards": [INDEX_SCHEMA], "rejects": [REJECTS_SCHEMA]}.get(kind, [rows_schema(()), pairs_schema(())])
     try:
         found: list[str] = parse_parquet(data, key).column_names
-        return found[: len(columns)] == columns
+        return any(found[: len(schema)] == schema.names for schema in schemas)
     except EmbedmillError:
         return False
 

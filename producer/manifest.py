@@ -50,6 +50,9 @@ _ENDINGS = {
 }
 
 
+#: What the name of a manifest ends in, but for .gz.
+ENDINGS = tuple(_ENDINGS)
+
 #: Endings of tars that cannot be read at random.
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
 

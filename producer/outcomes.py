@@ -1,15 +1,17 @@
-"""Outcomes: what became of a job's rows, read from the published shards alone."""
+"""Outcomes: what became of a job's rows, read from the published shards, or from the list that a finished job has."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.errors import StoreError
 from schemas.rows import Modality
+from schemas.sealed import unsealed
 from schemas.shard import Footer
 from storage import layout
 from storage.jobs import Job
@@ -32,7 +34,7 @@ class PublishedFile:
 class Outcomes:
     """Rows by outcome, as far as shards are published."""
 
-    shards: int = 0  # published
+    shards: frozenset[int] = frozenset()  # published
     rows: int = 0  # of those shards; a row that a retry does again counts once
     vectors: int = 0  # of rows that are cut into segments, more than one each
     rows_ok: int = 0
@@ -57,9 +59,40 @@ def published_files(job: Job) -> Iterator[PublishedFile]:
             yield PublishedFile(key=key, size=size, footer=footer)
 
 
+def listed_outcomes(job: Job) -> Outcomes | None:
+    """What the last list of a finished job says of its shards, without a look into them.
+
+    None where the job is not finished, the list is damaged, or the store holds other files: then only these can tell.
+    """
+    rounds = job.rounds()
+    if not all(job.is_finished(plan) for plan in rounds):
+        return None
+    try:
+        return _listed(job, unsealed(job.store.get(layout.manifest_key(rounds[-1].round))))
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
+def _listed(job: Job, manifest: Mapping[str, Any]) -> Outcomes | None:
+    sizes = {entry["key"]: entry["bytes"] for entry in manifest["files"]}
+    found = list(published_shards(job.store))
+    if {key: size for _, key, size in found} != sizes:
+        return None
+    outcomes = Outcomes(
+        shards=frozenset(shard for shard, _, _ in found),
+        vectors=manifest["vectors"],
+        rows_ok=sum(entry["rows"] for entry in manifest["files"]),
+        failures=Counter(manifest["failures"]),
+        vectors_by_modality=Counter(manifest["vectors_by_modality"]),
+        file_bytes=sum(sizes.values()),
+    )
+    outcomes.rows = outcomes.rows_ok + outcomes.failed
+    return outcomes
+
+
 def count_outcomes(job: Job, files: list[PublishedFile]) -> Outcomes:
     """Sum up `files`: vectors, and the failures that no later retry has settled."""
-    outcomes = Outcomes(shards=len(files))
+    outcomes = Outcomes(shards=frozenset(file.footer.shard for file in files))
     for file in files:
         outcomes.vectors += file.footer.vectors
         outcomes.rows_ok += file.footer.rows_ok

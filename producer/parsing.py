@@ -83,7 +83,7 @@ class RowParser:
     def parse(self, line: int, record: Record) -> ManifestRow | Reject | None:
         """The row, or why the record is none; None where its modality is not asked for."""
         try:
-            id_ = self._id(record.get(self._id_column))
+            id_ = parsed_id(record.get(self._id_column), self._id_column)
         except Refusal as refusal:
             return refusal.reject(line, None)
         text = uri = None
@@ -106,22 +106,6 @@ class RowParser:
         return ManifestRow(
             id=id_, line=line, modality=modality, text=text, uri=uri, parts=parts, defect=defect, kept=kept
         )
-
-    def _id(self, value: object) -> str:
-        if type(value) is str and 0 < len(value) <= MAX_ID_BYTES and value.isascii() and value.isprintable():
-            return value  # nearly all are such
-        if type(value) is int:
-            value = str(value)
-        if value is None or value == "":
-            raise Refusal(RejectCode.MISSING_ID, f"{self._id_column} is missing; every row needs one")
-        if not isinstance(value, str):
-            kind = type(value).__name__
-            raise Refusal(RejectCode.BAD_ID, f"{self._id_column} is a {kind}; write it as a string or an integer")
-        if UNSAFE.search(value):
-            raise Refusal(RejectCode.BAD_ID, f"{self._id_column} holds control characters or lone surrogates")
-        if len(value.encode()) > MAX_ID_BYTES:
-            raise Refusal(RejectCode.BAD_ID, f"{self._id_column} is over {MAX_ID_BYTES} bytes long")
-        return value
 
     def _parts(self, written: list[WrittenPart]) -> tuple[tuple[Part, ...], FailureCode | None]:
         """The parts in their order, none where one has a defect, and what is wrong with the row."""
@@ -160,6 +144,28 @@ class RowParser:
 
     def _kept(self, record: Record) -> tuple[object, ...]:
         return tuple([_converted(record.get(column.name), column, convert) for column, convert in self._keep])
+
+
+def parsed_id(value: object, column: str) -> str:
+    """The id that a record has in `column`; raises Refusal for what can be none."""
+    if type(value) is str and 0 < len(value) <= MAX_ID_BYTES and value.isascii() and value.isprintable():
+        return value  # nearly all are such
+    if type(value) is int:
+        value = str(value)
+    if value is None or value == "":
+        raise Refusal(RejectCode.MISSING_ID, f"{column} is missing; every row needs one")
+    if not isinstance(value, str):
+        raise Refusal(RejectCode.BAD_ID, f"{column} is a {type(value).__name__}; write it as a string or an integer")
+    if UNSAFE.search(value):
+        raise Refusal(RejectCode.BAD_ID, f"{column} holds control characters or lone surrogates")
+    if len(value.encode()) > MAX_ID_BYTES:
+        raise Refusal(RejectCode.BAD_ID, f"{column} is over {MAX_ID_BYTES} bytes long")
+    return value
+
+
+def kept_values(record: Record, keep: Iterable[KeptColumn]) -> tuple[object, ...]:
+    """The values of the kept columns; raises Refusal for one that is not of its type."""
+    return tuple([_converted(record.get(column.name), column, _CONVERTERS[column.type]) for column in keep])
 
 
 def _uri(uri: object) -> tuple[str | None, FailureCode | None]:

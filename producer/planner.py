@@ -25,7 +25,7 @@ MAX_SHARD_ROWS = 16384
 MAX_SHARD_BYTES = 32 * 2**20
 #: The first shards are smaller, so that a small job is spread over workers and shows progress early.
 RAMP = 8
-_PROGRESS_ROWS = 10_000
+PROGRESS_ROWS = 10_000
 
 #: What a sound is taken for before it is fetched, and the tokens that a second of it makes.
 _GUESSED_SECONDS, _TOKENS_PER_SECOND = 10.0, 50.0
@@ -114,7 +114,7 @@ def _outcomes(manifest: Manifest, parser: RowParser, progress: Callable[[int], N
     """What each record of the manifest is, in line order."""
     parse = parser.parse
     for count, (line, record) in enumerate(manifest.records(parser.columns), start=1):
-        if progress is not None and count % _PROGRESS_ROWS == 0:
+        if progress is not None and count % PROGRESS_ROWS == 0:
             progress(count)
         yield record if type(record) is Reject else parse(line, record)  # type: ignore[arg-type]  # `is` for speed
 
@@ -230,7 +230,7 @@ class _Cutter:
         shard = self._open[row.modality]
         shard.rows.append(row)
         shard.cost += row_cost(row, self._card, self._recipe)
-        shard.size += _size(row)
+        shard.size += row_size(row)
         if self.sample is not None:
             self.sample.offer(row)
         if shard.cost >= self._budget or len(shard.rows) >= MAX_SHARD_ROWS or shard.size >= MAX_SHARD_BYTES:
@@ -253,7 +253,8 @@ class _Cutter:
         return self._full_budget * min(1.0, (1 + self._shards) / RAMP)
 
 
-def _size(row: ManifestRow) -> int:
+def row_size(row: ManifestRow) -> int:
+    """Bytes of its text, uri and kept strings."""
     size = sum(_bytes(value) for value in row.kept if isinstance(value, str)) if row.kept else 0
     if row.text is not None:
         size += _bytes(row.text)

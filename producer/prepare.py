@@ -14,7 +14,7 @@ from producer.planner import make_plan
 from producer.recipes import Wishes, chosen_size, recipe_for, taken_modalities
 from schemas.columns import own_columns
 from schemas.errors import Refused, SpecMismatch
-from schemas.job import JobRecord, JobSpec, new_job_id
+from schemas.job import JobRecord, JobSpec, PlanRecord, new_job_id
 from schemas.model_cards import ModelCard
 from schemas.rows import Modality
 from schemas.space import Space
@@ -48,6 +48,14 @@ class JobRequest:
     wishes: Wishes = field(default_factory=Wishes)
 
 
+#: What has changed where nothing but its digest differs.
+_CHANGED: dict[str, Callable[[JobSpec], str]] = {
+    "manifest_sha256": lambda spec: spec.manifest,
+    "left_sha256": lambda spec: spec.rerank.left if spec.rerank else "",
+    "right_sha256": lambda spec: spec.rerank.right if spec.rerank else "",
+}
+
+
 def prepare_job(request: JobRequest, *, progress: Callable[[int], None] | None = None) -> Job:
     """The job of `request`: the one that lies in its folder, or a new one, planned now.
 
@@ -59,7 +67,7 @@ def prepare_job(request: JobRequest, *, progress: Callable[[int], None] | None =
     spec = _spec(request, card)
     found = find_job(store)
     if found is not None:
-        return _same(found, dataclasses.replace(spec, manifest_sha256=manifest_sha256(spec.manifest)), space)
+        return same_job(found, dataclasses.replace(spec, manifest_sha256=manifest_sha256(spec.manifest)), space)
     require_create_only(store)
     return _plan(store, spec, space, card, progress)
 
@@ -108,14 +116,16 @@ def _spec(request: JobRequest, card: ModelCard) -> JobSpec:
     )
 
 
-def _same(found: Job, spec: JobSpec, space: Space) -> Job:
+def same_job(found: Job, spec: JobSpec, space: Space) -> Job:
+    """The job that was found, if it is what is asked for now; raises SpecMismatch naming the difference."""
     differences = found.record.spec.differences(spec)
     mine, theirs = found.record.space.fields(), space.fields()
     differing = [name for name in found.record.space.differences(space) if name not in ("model_digest", "dim")]
     differences += [f"{name}: {mine[name]} / {theirs[name]}" for name in differing]
-    if len(differences) == 1 and differences[0].startswith("manifest_sha256"):
+    changed = [_CHANGED[d.partition(":")[0]] for d in differences if d.partition(":")[0] in _CHANGED]
+    if len(differences) == len(changed) == 1:
         raise SpecMismatch(
-            f"{spec.manifest} has changed since the job in {found.store.url} was planned ({differences[0]}); "
+            f"{changed[0](spec)} has changed since the job in {found.store.url} was planned ({differences[0]}); "
             "restore it, or give another --out"
         )
     if differences:
@@ -128,12 +138,16 @@ def _same(found: Job, spec: JobSpec, space: Space) -> Job:
 
 def _plan(store: Store, spec: JobSpec, space: Space, card: ModelCard, progress: Callable[[int], None] | None) -> Job:
     plan, digest = make_plan(store, open_manifest(spec.manifest), spec, card, space.recipe, progress=progress)
-    record = JobRecord(
+    return create_job(store, new_record(store, dataclasses.replace(spec, manifest_sha256=digest), space, plan))
+
+
+def new_record(store: Store, spec: JobSpec, space: Space, plan: PlanRecord) -> JobRecord:
+    """What is pinned of a job in `store` that is planned now."""
+    return JobRecord(
         id=new_job_id(posixpath.basename(store.url), secrets.token_bytes(16)),
         created_at=now(),
-        spec=dataclasses.replace(spec, manifest_sha256=digest),
+        spec=spec,
         space=space,
         plan=plan,
         versions={"embedmill": version("embedmill")},
     )
-    return create_job(store, record)

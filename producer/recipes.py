@@ -72,6 +72,24 @@ def recipe_for(card: ModelCard, wishes: Wishes) -> Recipe:
     )
 
 
+def recipe_for_pairs(card: ModelCard, wishes: Wishes) -> Recipe:
+    """The recipe of a job that scores pairs; raises Refused for a model that gives no one score."""
+    if card.kind is not Kind.RERANK:
+        raise Refused(f"model {card.name} makes vectors and scores no pairs; give a reranker (a CrossEncoder)")
+    if card.dim != 1:
+        raise Refused(f"model {card.name} gives a pair {card.dim} scores, one a label; give one with a single score")
+    films = Modality.VIDEO in card.modalities
+    return Recipe(
+        dtype=_dtype(card, wishes),
+        prompt=_prompt(card, wishes),
+        audio_rate=card.audio_rate if Modality.AUDIO in card.modalities else 0,
+        frames=_frames(card, wishes.frames) if films else 0,
+        fps=wishes.fps if films else 0.0,
+        exact_frames=bool(films and card.video_frames),
+        frame_pixels=_FRAME_PIXELS if films else 0,
+    )
+
+
 def _dtype(card: ModelCard, wishes: Wishes) -> str:
     if wishes.dtype and wishes.dtype not in DTYPE_BYTES:
         raise Refused(f"--dtype {wishes.dtype}: give one of {', '.join(DTYPE_BYTES)}")

@@ -11,6 +11,7 @@ from schemas.failures import FailureCode
 from schemas.job import PlanRecord, retried
 from schemas.rows import Modality
 from storage.jobs import Job, add_round
+from storage.planned_pairs import planned_schema
 from storage.plans import PlanReader, PlanWriter
 
 _ROWS_A_SHARD, _MEDIA_A_SHARD = 1024, 64
@@ -34,7 +35,8 @@ def plan_retry(job: Job, codes: tuple[str, ...] = ()) -> PlanRecord | None:
         failures = failures.filter(pc.is_in(failures["code"], pa.array(codes)))
     if not failures.num_rows:
         return None
-    with PlanWriter(job.record.spec.keep, first_shard=rounds[-1].last_shard + 1) as writer:
+    spec = job.record.spec
+    with PlanWriter(spec.keep, first_shard=rounds[-1].last_shard + 1, schema=planned_schema(spec)) as writer:
         for modality, table in _rows_again(job, rounds, failures):
             writer.add_table(modality, table, float(table.num_rows))
         plan = retried(writer.publish(job.store), codes=codes, round_=len(rounds))

@@ -11,12 +11,14 @@ import pyarrow.compute as pc
 from producer.verdict import FileDigest
 from schemas.columns import usage_columns
 from schemas.errors import EmbedmillError, StoreError
+from schemas.model_cards import Kind
 from schemas.recipe import QUANTISED, OutputType, vector_column
 from schemas.shard import Footer, ShardEntry
 from storage import layout
 from storage.jobs import Job
 from storage.parquet import ID
 from storage.parquet_seal import check_seal
+from storage.scores import ITEM, QUERY, RANK, SCORE, Band, ids_in, in_band, is_scores, joined_in, ranks, scores_in
 from storage.shards import FAILURES_SCHEMA, content_sha256, unpack
 
 #: What reading a file that is not what it should be raises, here or in Arrow.
@@ -67,7 +69,7 @@ def prove_shard(job: Job, ranges_sha256: str, task: ShardTask) -> ShardProof:
     except DAMAGE as err:
         proof.problems.append(first_line(err))
         return proof
-    once = _once(table[ID])
+    once = _once(ids_in(table))
     proof.rows_ok, proof.vectors = len(once), table.num_rows
     proof.failed, proof.codes = failures[ID].to_pylist(), failures["code"].to_pylist()
     proof.problems += [f"{task.key}: {problem}" for problem, found in claims.items() if found]
@@ -114,18 +116,20 @@ def _claims_of_rows(
     job: Job, task: ShardTask, footer: Footer, vectors: dict[str, np.ndarray], table: pa.Table, failures: pa.Table
 ) -> dict[str, bool]:
     """What may be wrong with the rows, and whether it is."""
-    found, once, wide = table[ID].to_pylist(), _once(table[ID]), next(iter(vectors.values()))
+    ids, wide = ids_in(table), next(iter(vectors.values()))
+    found, once = ids.to_pylist(), _once(ids)
     floats = wide.dtype.kind == "f"
     return {
         "its columns are not those of the job": tuple(table.column_names) != _columns_of(job),
         "its vectors have another dimension": any(c.shape[1] != _width(job, name) for name, c in vectors.items()),
         "its ids and vectors are not those that were written": content_sha256(found, vectors) != footer.content_sha256,
         "its rows are not those that were planned": not _as_planned(task, once, failures),
-        "its kept columns are not those of the manifest": not _kept_as_planned(task.planned, table),
+        "its kept columns are not those of the manifest": not _kept_as_planned(task.planned, ids, table),
         "an id has more than one vector": not job.record.space.recipe.segment_s and len(once) != len(found),
-        "its ids are not sorted": not _sorted(table[ID]),
+        "its ids are not sorted": not _sorted(ids),
         "its segments are not in order": not _in_order(found, table),
-        "a vector is not finite": floats and not np.isfinite(wide).all(),
+        "its ranks are not those of its scores": is_scores(table) and not _ranked(job, task, found, table),
+        "a vector is not finite": floats and not _finite(job, table, wide),
         "a vector is zero": _floats(job) and not wide.any(axis=1).all(),
         "its footer counts other rows": (footer.rows_planned, footer.rows_ok, footer.vectors, footer.rows_failed)
         != (task.entry.rows, len(once), len(found), failures.num_rows),
@@ -153,6 +157,8 @@ def _sorted(ids: pa.ChunkedArray) -> bool:
 def _columns_of(job: Job) -> tuple[str, ...]:
     """The columns of every data file of the job, in their order."""
     recipe, spec = job.record.space.recipe, job.record.spec
+    if spec.kind is Kind.RERANK:
+        return QUERY, ITEM, SCORE, RANK, *(column.name for column in spec.keep)
     vectors = (vector_column(recipe.outputs, output) for output in recipe.outputs)
     return ID, *vectors, *usage_columns(spec.takes, recipe), *(column.name for column in spec.keep)
 
@@ -165,7 +171,30 @@ def _width(job: Job, column: str) -> int:
 
 
 def _floats(job: Job) -> bool:
+    """Whether a vector of zeros is none: levels and bits may well be zero, and so may a score."""
+    if job.record.spec.kind is Kind.RERANK:
+        return False
     return job.record.space.recipe.outputs[0] not in QUANTISED
+
+
+def _ranked(job: Job, task: ShardTask, found: list[str], table: pa.Table) -> bool:
+    """Whether the ranks follow from the scores; in a retry there are none."""
+    first = job.record.plan.digest == task.plan
+    band, joined = _band(job), joined_in(table)
+    wanted = ranks(found, scores_in(table), joined, band) if first else [None] * len(found)
+    return bool(table[RANK].to_pylist() == wanted)
+
+
+def _band(job: Job) -> Band:
+    return job.record.spec.rerank.band if job.record.spec.rerank else None
+
+
+def _finite(job: Job, table: pa.Table, wide: np.ndarray) -> bool:
+    """Whether all numbers are finite, but for pairs that were not to be scored, whose scores are none."""
+    joined, band = joined_in(table), _band(job)
+    if band is None or joined is None:
+        return bool(np.isfinite(wide).all())
+    return bool((np.isfinite(wide[:, 0]) == in_band(joined, band)).all())
 
 
 def _in_order(found: list[str], table: pa.Table) -> bool:
@@ -178,11 +207,11 @@ def _in_order(found: list[str], table: pa.Table) -> bool:
     )
 
 
-def _kept_as_planned(planned: pa.Table | None, table: pa.Table) -> bool:
+def _kept_as_planned(planned: pa.Table | None, ids: pa.ChunkedArray, table: pa.Table) -> bool:
     if planned is None:
         return True
     names = [name.removeprefix("keep.") for name in planned.column_names if name.startswith("keep.")]
-    at = pc.index_in(table[ID], planned[ID]) if names else None
+    at = pc.index_in(ids, planned[ID]) if names else None
     return all(_bits(planned[f"keep.{name}"].take(at)).equals(_bits(table[name])) for name in names)
 
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from producer.board import Board
-from producer.outcomes import count_outcomes, published_files
+from producer.outcomes import count_outcomes, listed_outcomes, published_files
 from schemas.errors import BrokerError, StoreError
 from schemas.queues import queue_name
 from schemas.rows import Modality
@@ -43,6 +43,7 @@ class JobStatus:
     job: str
     state: JobState
     location: str
+    kind: str  # embed: its outcomes are vectors; rerank: scores
     model: str
     space: str
     dim: int
@@ -75,14 +76,13 @@ class JobStatus:
 
 def job_status(job: Job, board: Board | None = None) -> JobStatus:
     """Look into the store, and on the board where one is given."""
-    files = list(published_files(job))
-    outcomes = count_outcomes(job, files)
+    outcomes = listed_outcomes(job) or count_outcomes(job, list(published_files(job)))
     rounds, record = job.rounds(), job.record
-    published = {file.footer.shard for file in files}
     status = JobStatus(
         job=job.id,
-        state=_state(job, len(published)),
+        state=_state(job, len(outcomes.shards)),
         location=job.store.url,
+        kind=str(record.spec.kind),
         model=record.spec.model,
         space=record.space.digest,
         dim=record.space.dim,
@@ -94,11 +94,11 @@ def job_status(job: Job, board: Board | None = None) -> JobStatus:
         skipped=record.plan.skipped,
         left_out=record.plan.left_out,
         shards=sum(plan.shards for plan in rounds),
-        published=len(published),
+        published=len(outcomes.shards),
         file_bytes=outcomes.file_bytes,
         retries=len(rounds) - 1,
         vectors_by_modality=dict(sorted(outcomes.vectors_by_modality.items())),
-        queues=_queues_left(job, published),
+        queues=_queues_left(job, outcomes.shards),
     )
     if status.state is JobState.STOPPED:
         status.notes.append(_why_stopped(job))
@@ -125,7 +125,7 @@ def _why_stopped(job: Job) -> str:
         return "stopped"
 
 
-def _queues_left(job: Job, published: set[int]) -> list[QueueStatus]:
+def _queues_left(job: Job, published: frozenset[int]) -> list[QueueStatus]:
     left: dict[Modality, int] = {}
     for plan in job.rounds():
         if not job.is_finished(plan):
@@ -135,7 +135,7 @@ def _queues_left(job: Job, published: set[int]) -> list[QueueStatus]:
                     modality = reader.modality(shard)
                     left[modality] = left.get(modality, 0) + 1
     return [
-        QueueStatus(queue=queue_name(modality, job.record.spec.size), shards_left=count)
+        QueueStatus(queue=queue_name(modality, job.record.spec.size, job.record.spec.kind), shards_left=count)
         for modality, count in sorted(left.items())
     ]
 

@@ -12,6 +12,7 @@ from producer.finish import glob_escaped
 from producer.screen import duration
 from producer.status import JobState, JobStatus
 from schemas.failures import RETRYABLE
+from schemas.model_cards import Kind
 
 
 def summary_lines(status: JobStatus, *, seconds: float | None, done_now: int) -> list[str]:
@@ -20,7 +21,7 @@ def summary_lines(status: JobStatus, *, seconds: float | None, done_now: int) ->
         f"{_headline(status)}",
         f"  rows      {status.rows:,}"
         + (f" (+ {status.skipped:,} of other modalities, skipped)" if status.skipped else ""),
-        f"  vectors   {status.vectors:,} of {status.dim} dimensions" + _by_modality(status),
+        _made(status),
         f"  failures  {status.failed:,}" + _by_code(status),
     ]
     if status.rejects:
@@ -41,7 +42,7 @@ def summary_lines(status: JobStatus, *, seconds: float | None, done_now: int) ->
 def duckdb_command(status: JobStatus) -> str:
     """A query to paste into a shell: for the duckdb program where there is one, else for Python's package."""
     glob = glob_escaped(_short(status.location)).replace("'", "''")
-    sql = f"SELECT modality, count(*) AS vectors FROM '{glob}/data/**/*.parquet' GROUP BY ALL"  # noqa: S608  # to paste
+    sql = f"SELECT modality, count(*) AS {_noun(status)}s FROM '{glob}/data/**/*.parquet' GROUP BY ALL"  # noqa: S608
     if shutil.which("duckdb"):
         return f"duckdb -c {_quoted(sql)}"
     return f"{shlex.quote(_short(sys.executable))} -c {_quoted(f'import duckdb; print(duckdb.sql({sql!r}))')}"
@@ -67,7 +68,7 @@ def status_lines(status: JobStatus) -> list[str]:
     lines = [
         f"{status.job}: {status.state}",
         f"  rows      {done:,} of {status.rows:,} done ({share}), {status.published} of {status.shards} shards",
-        f"  vectors   {status.vectors:,} of {status.dim} dimensions{_by_modality(status)}",
+        _made(status),
         f"  failures  {status.failed:,}{_by_code(status)}",
         f"  rejects   {status.rejects:,}",
         *_left_out(status),
@@ -85,7 +86,18 @@ def _headline(status: JobStatus) -> str:
         return f"{status.job}: {status.state}, {status.left:,} rows left"
     if status.failed or status.rejects:
         return f"{status.job}: finished, with failures"
-    return f"{status.job}: finished, every row has a vector"
+    return f"{status.job}: finished, every {'pair' if _noun(status) == 'score' else 'row'} has a {_noun(status)}"
+
+
+def _noun(status: JobStatus) -> str:
+    """What a row of the job becomes."""
+    return "score" if status.kind == Kind.RERANK else "vector"
+
+
+def _made(status: JobStatus) -> str:
+    if _noun(status) == "score":
+        return f"  scores    {status.vectors:,}{_by_modality(status)}"
+    return f"  vectors   {status.vectors:,} of {status.dim} dimensions{_by_modality(status)}"
 
 
 def _left_out(status: JobStatus) -> list[str]:

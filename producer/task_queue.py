@@ -5,6 +5,7 @@ from typing import Protocol
 
 from schemas.errors import BrokerError
 from schemas.message import ShardMessage
+from schemas.model_cards import Kind
 from schemas.queues import celery_settings, queue_name, task_name
 from schemas.redaction import redact
 from schemas.rows import Modality
@@ -13,8 +14,8 @@ from schemas.rows import Modality
 class TaskQueue(Protocol):
     """Where messages go; sending one twice is harmless."""
 
-    def send(self, modality: Modality, size: str, messages: Iterable[ShardMessage]) -> None:
-        """Send each message to the queue of modality and size; raises BrokerError when Redis cannot be reached."""
+    def send(self, modality: Modality, size: str, messages: Iterable[ShardMessage], kind: Kind = Kind.EMBED) -> None:
+        """Send each to the queue of kind, modality and size; raises BrokerError when Redis cannot be reached."""
 
 
 class CeleryQueue:
@@ -28,8 +29,8 @@ class CeleryQueue:
         self._app.conf.update(celery_settings(broker_url))
         self._sent = 0
 
-    def send(self, modality: Modality, size: str, messages: Iterable[ShardMessage]) -> None:
-        queue, name = queue_name(modality, size), task_name(modality)
+    def send(self, modality: Modality, size: str, messages: Iterable[ShardMessage], kind: Kind = Kind.EMBED) -> None:
+        queue, name = queue_name(modality, size, kind), task_name(modality, kind)
         try:
             with self._app.connection_for_write() as connection, self._app.amqp.Producer(connection) as producer:
                 for message in messages:
@@ -60,6 +61,6 @@ class InlineQueue:
     def __init__(self, work: Callable[[ShardMessage], object]) -> None:
         self._work = work
 
-    def send(self, modality: Modality, size: str, messages: Iterable[ShardMessage]) -> None:
+    def send(self, modality: Modality, size: str, messages: Iterable[ShardMessage], kind: Kind = Kind.EMBED) -> None:
         for message in messages:
             self._work(message)

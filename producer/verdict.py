@@ -32,6 +32,7 @@ class Verdict:
     rows: int = 0  # planned
     rows_ok: int = 0  # with a vector, or several of a row that is cut into segments
     vectors: int = 0
+    made: str = "vectors"  # what the rows become, in a word
     failures_by_code: Counter[str] = field(default_factory=Counter)  # rows whose outcome is one
     missing: int = 0  # rows of shards that are not published
     files: int = 0  # published shards
@@ -70,7 +71,7 @@ class Verdict:
 
     def lines(self, job: str) -> list[str]:
         """What `embedmill verify` prints: the verdict in one line, then the problems."""
-        counts = f"{self.rows:,} rows, {self.vectors:,} vectors, {self.failures:,} failures, {self.files:,} files"
+        counts = f"{self.rows:,} rows, {self.vectors:,} {self.made}, {self.failures:,} failures, {self.files:,} files"
         more = self.problem_count - len(self.problems)
         unlisted = [f"  and {more:,} more"] if more else []
         return [f"{job}: {counts}: {self._words()}", *(f"  {problem}" for problem in self.problems), *unlisted]

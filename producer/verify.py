@@ -12,6 +12,7 @@ from producer.unsettled import Unsettled
 from producer.verdict import Verdict
 from schemas.errors import EmbedmillError, NotFound, Refused
 from schemas.job import PlanRecord
+from schemas.model_cards import Kind
 from schemas.redaction import redact
 from storage import layout
 from storage.jobs import Job, open_job
@@ -49,7 +50,7 @@ def _wrong(problem: str) -> Verdict:
 def verify_job(job: Job) -> Verdict:
     """Read every byte of the job, a file at a time, and compare it with the plan."""
     snapshot = take_snapshot(job)
-    verdict = Verdict(plans=snapshot.rounds)
+    verdict = Verdict(plans=snapshot.rounds, made="vectors" if job.record.spec.kind is Kind.EMBED else "scores")
     for problem in snapshot.problems:
         verdict.blame(problem)
     plans, account = PlanProof(job, snapshot, verdict), _Account(verdict)

@@ -55,6 +55,8 @@ class FailureCode(StrEnum):
     VECTOR_NOT_FINITE = "vector_not_finite"  # NaN or infinity, even alone
     VECTOR_ZERO = "vector_zero"  # all zeros, even alone
     VECTOR_SHAPE = "vector_shape"  # not the dimension of the space
+    ID_UNKNOWN = "id_unknown"  # of a pair: no row of its manifest has this id
+    SCORE_NOT_FINITE = "score_not_finite"  # NaN or infinity, even alone
 
 
 class RejectCode(StrEnum):
@@ -64,6 +66,7 @@ class RejectCode(StrEnum):
     MISSING_ID = "missing_id"
     BAD_ID = "bad_id"  # too long, control characters, or neither text nor integer
     DUPLICATE_ID = "duplicate_id"
+    DUPLICATE_PAIR = "duplicate_pair"
     UNKNOWN_MODALITY = "unknown_modality"
     NO_CONTENT = "no_content"  # neither text nor uri
     BAD_VALUE = "bad_value"  # a kept column's value is not of the column's type
@@ -130,4 +133,5 @@ DEFECT_MESSAGES: dict[FailureCode, str] = {
     FailureCode.URI_EMPTY: "the uri is empty; every media row needs one",
     FailureCode.URI_INVALID: "the uri holds control characters or is no path",
     FailureCode.MODALITY_UNSUPPORTED: "the model has no input for this modality",
+    FailureCode.ID_UNKNOWN: "no row of the manifest has this id",
 }

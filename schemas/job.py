@@ -7,13 +7,17 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from schemas.errors import SpecMismatch
+from schemas.model_cards import Kind
 from schemas.recipe import OutputType, Recipe, Role
+from schemas.rerank import Activation, RerankSpec, Scoring
 from schemas.rows import Modality
 from schemas.sealed import SEAL, is_sealed, sealed
 from schemas.sizes import CPU
 from schemas.space import Space
 
 FORMAT = 3
+#: Of jobs that score pairs: those who know jobs of vectors alone must not take them up.
+RERANK_FORMAT = 4
 JOB_ID = re.compile(r"^[a-z0-9][a-z0-9-]{7,63}$")
 
 #: Arrow type names that `--keep name:type` takes.
@@ -55,14 +59,26 @@ class JobSpec:
     fetch_s: float = 60.0  # wall time of one download
     decode_s: float = 60.0  # wall time of one decode
     shard_seconds: float = 30.0  # estimated seconds of one CPU core a shard
+    rerank: RerankSpec | None = None  # of a job that scores pairs
+
+    @property
+    def kind(self) -> Kind:
+        """What the job makes of its rows."""
+        return Kind.EMBED if self.rerank is None else Kind.RERANK
 
     def differences(self, other: "JobSpec") -> list[str]:
         """Lines "field: mine / theirs" for the fields that differ."""
+        mine, theirs = self._shown(), other._shown()
         return [
-            f"{f.name}: {_show(getattr(self, f.name))} / {_show(getattr(other, f.name))}"
-            for f in fields(self)
-            if getattr(self, f.name) != getattr(other, f.name)
+            f"{name}: {_show(mine.get(name, ''))} / {_show(theirs.get(name, ''))}"
+            for name in {**mine, **theirs}
+            if mine.get(name) != theirs.get(name)
         ]
+
+    def _shown(self) -> dict[str, Any]:
+        """The fields by name, those of the pairs among them."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "rerank"}
+        return own if self.rerank is None else own | asdict(self.rerank)
 
 
 def _show(value: object) -> str:
@@ -109,7 +125,12 @@ class JobRecord:
     versions: dict[str, str]
 
     def to_json(self) -> bytes:
-        return sealed({"v": FORMAT, **asdict(self)})
+        """Jobs of vectors are written as ever: what they do not have is left out."""
+        content = asdict(self)
+        if self.spec.kind is Kind.EMBED:
+            del content["spec"]["rerank"], content["space"]["scoring"]
+            return sealed({"v": FORMAT, **content})
+        return sealed({"v": RERANK_FORMAT, **content})
 
     @classmethod
     def from_json(cls, data: bytes) -> "JobRecord":
@@ -161,15 +182,16 @@ def _loaded(data: bytes, what: str) -> dict[str, Any]:
         raw = json.loads(data)
     except ValueError as err:
         raise SpecMismatch(f"{what} is not JSON; is this folder the output of embedmill?") from err
-    if not isinstance(raw, dict) or raw.get("v") != FORMAT:
-        version = raw.get("v") if isinstance(raw, dict) else None
-        raise SpecMismatch(f"{what} has format {version}, this embedmill reads {FORMAT}; use the version that wrote it")
+    if not isinstance(raw, dict) or raw.get("v") not in (FORMAT, RERANK_FORMAT):
+        version, known = raw.get("v") if isinstance(raw, dict) else None, f"{FORMAT} and {RERANK_FORMAT}"
+        raise SpecMismatch(f"{what} has format {version}, this embedmill reads {known}; use the version that wrote it")
     if not is_sealed(data, raw):
         raise SpecMismatch(f"{what} is not what embedmill wrote: its sha256 is another; restore it")
     return raw
 
 
 def _spec(raw: dict[str, Any]) -> JobSpec:
+    rerank = raw.get("rerank")
     return JobSpec(
         **raw
         | {
@@ -177,14 +199,23 @@ def _spec(raw: dict[str, Any]) -> JobSpec:
             "modalities": tuple(Modality(m) for m in raw["modalities"]),
             "media_roots": tuple(raw["media_roots"]),
             "takes": tuple(Modality(m) for m in raw["takes"]),
+            "rerank": None if rerank is None else _rerank(rerank),
         }
     )
+
+
+def _rerank(raw: dict[str, Any]) -> RerankSpec:
+    return RerankSpec(**raw | {"band": None if raw["band"] is None else tuple(raw["band"])})
 
 
 def _space(raw: dict[str, Any]) -> Space:
     recipe = raw["recipe"]
     outputs = tuple(OutputType(name) for name in recipe["outputs"])
-    return Space(**raw | {"recipe": Recipe(**recipe | {"outputs": outputs, "role": Role(recipe["role"])})})
+    scoring = raw.get("scoring")
+    if scoring is not None:
+        scoring = Scoring(**scoring | {"activation": Activation(scoring["activation"])})
+    told = Recipe(**recipe | {"outputs": outputs, "role": Role(recipe["role"])})
+    return Space(**raw | {"recipe": told, "scoring": scoring})
 
 
 def _plan(raw: dict[str, Any]) -> PlanRecord:

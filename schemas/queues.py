@@ -6,6 +6,7 @@ Celery's settings and the reason of each: docs/architecture.md, "The queue".
 
 from typing import Any
 
+from schemas.model_cards import Kind
 from schemas.rows import Modality
 
 PREFIX = "embedmill:"
@@ -13,12 +14,12 @@ KEY_TTL_S = 24 * 3600
 JOBS = f"{PREFIX}jobs"  # hash: job id -> location of the jobs that a coordinator should drive
 
 
-def queue_name(modality: Modality, size: str = "cpu", kind: str = "embed") -> str:
+def queue_name(modality: Modality, size: str = "cpu", kind: Kind = Kind.EMBED) -> str:
     """The queue that shards of a modality wait in, for a class of device."""
     return f"{kind}.{modality}.{size}"
 
 
-def task_name(modality: Modality, kind: str = "embed") -> str:
+def task_name(modality: Modality, kind: Kind = Kind.EMBED) -> str:
     """The Celery task that serves a modality; Flower groups by it."""
     return f"{kind}.{modality}"
 

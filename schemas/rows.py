@@ -1,5 +1,6 @@
-"""A row of a manifest: one thing to embed."""
+"""A row of a manifest: one thing to embed; and a pair of them: one thing to score."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -55,3 +56,36 @@ class ManifestRow:
     defect: FailureCode | None = None  # why no vector can exist, when parsing already told
     kept: tuple[object, ...] = ()  # values of the kept columns, in the spec's order
     parts: tuple[Part, ...] = ()  # of a mixed row without defect, in PART_ORDER, one of a modality at most
+
+    @property
+    def media(self) -> frozenset[Modality]:
+        """The modalities of what it is made of, texts left out."""
+        made_of = {part.modality for part in self.parts} or {self.modality}
+        return frozenset(made_of - {Modality.TEXT, Modality.MIXED})
+
+
+#: Stands between the ids of a pair in its own; no id holds a control character.
+PAIR_MARK = "\t"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairRow:
+    """One pair to score; each side is a row of its manifest, one with a defect where the manifest has none."""
+
+    line: int  # of the pair
+    query: ManifestRow
+    item: ManifestRow
+    kept: tuple[object, ...] = ()  # values of the pairs' kept columns, in the spec's order
+
+    @property
+    def id(self) -> str:
+        """Both ids; sorted by it, pairs are sorted by query, then item."""
+        return f"{self.query.id}{PAIR_MARK}{self.item.id}"
+
+
+def modality_of_pairs(pairs: Iterable[PairRow]) -> Modality:
+    """What a worker must decode for them: texts, media of one modality beside texts, or several (MIXED)."""
+    media = frozenset[Modality]().union(*(side.media for pair in pairs for side in (pair.query, pair.item)))
+    if not media:
+        return Modality.TEXT
+    return next(iter(media)) if len(media) == 1 else Modality.MIXED

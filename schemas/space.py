@@ -8,6 +8,7 @@ from typing import Any
 
 from schemas.model_cards import ModelCard
 from schemas.recipe import OutputType, Recipe, Role
+from schemas.rerank import Scoring
 
 #: Raised whenever decoding gives other pixels: EXIF-transposed, RGB, transparency on white, PIL backend.
 IMAGE_RULE = "rgb-on-white-exif-pil-1"
@@ -35,9 +36,10 @@ class Space:
     audio_rule: str = AUDIO_RULE
     video_rule: str = VIDEO_RULE
     recipe: Recipe = field(default_factory=Recipe)
+    scoring: Scoring | None = None  # of a job that scores pairs: its space is that of the scores
 
     @classmethod
-    def of(cls, card: ModelCard, recipe: Recipe | None = None) -> "Space":
+    def of(cls, card: ModelCard, recipe: Recipe | None = None, scoring: Scoring | None = None) -> "Space":
         """The space that this version of embedmill embeds a model in."""
         recipe = recipe or Recipe()
         return cls(
@@ -45,6 +47,7 @@ class Space:
             dim=min(recipe.truncate_dim or card.dim, card.dim),
             text_padding=card.text_padding,
             recipe=recipe,
+            scoring=scoring,
         )
 
     @property
@@ -57,12 +60,13 @@ class Space:
         """The fields by name, those of the recipe among them, as footers carry them."""
         own: dict[str, Any] = asdict(self)
         recipe: dict[str, Any] = own.pop("recipe")
-        return own | recipe | {"outputs": list(recipe["outputs"])}
+        scoring: dict[str, Any] = own.pop("scoring") or {}
+        return own | recipe | {"outputs": list(recipe["outputs"])} | scoring
 
     def differences(self, other: "Space") -> list[str]:
         """The names of the fields in which two spaces differ."""
         mine, theirs = self.fields(), other.fields()
-        return [name for name in mine if mine[name] != theirs[name]]
+        return [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
 
 
 def incomparable(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:

@@ -38,6 +38,8 @@ def load_dataset(store: Store, modality: str) -> Dataset:
     for _, key, _ in sorted(published_shards(store)):
         if key.startswith(f"data/modality={modality}/"):
             footer, shard_ids, vectors, _ = read_shard(store, key)
+            if VECTOR not in vectors:
+                raise Refused(f"{store.url} holds scores of pairs and no vectors; give the folder of an embed job")
             ids += shard_ids
             if vectors[VECTOR].dtype.kind != "f":
                 raise Refused(f"{store.url}: its column {VECTOR} is quantised; embed with --output-dtype float32 first")

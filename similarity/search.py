@@ -11,17 +11,15 @@ import pyarrow as pa
 from schemas.errors import Refused, StoreError
 from schemas.recipe import OutputType, vector_column
 from schemas.rows import ManifestRow, Modality
-from schemas.sealed import unsealed
 from storage import layout
 from storage.jobs import Job
 from storage.parquet import ID, open_parquet, vectors_from_arrow
 from storage.plans import PlanReader
+from storage.ranges import Ranges
 from storage.shards import footer_of, published_shards
-from storage.store import Store
 
 _BATCH_ROWS = 8192
 _START = "start_s"
-_LEVELS = 255
 #: The types of vector columns, the most exact first.
 _BEST = (OutputType.FLOAT32, OutputType.FLOAT16, OutputType.INT8, OutputType.BINARY)
 
@@ -114,7 +112,7 @@ def _pieces(job: Job, shard: int, key: str, stored: OutputType) -> Iterator[_Pie
         raise StoreError(f"{key} is of another space than {job.id}; it was not written by this job")
     recipe, dim = job.record.space.recipe, job.record.space.dim
     column = vector_column(recipe.outputs, stored)
-    ranges = _ranges(job.store) if stored is OutputType.INT8 else None
+    ranges = Ranges.from_json(job.store.get(layout.RANGES)) if stored is OutputType.INT8 else None
     with open_parquet(job.store, key) as file:
         cut = _START in file.schema_arrow.names
         for batch in file.iter_batches(
@@ -124,24 +122,14 @@ def _pieces(job: Job, shard: int, key: str, stored: OutputType) -> Iterator[_Pie
             yield _Piece(shard, key, batch[ID], batch[_START].to_pylist() if cut else [None] * len(batch), vectors)
 
 
-def _floats(stored: np.ndarray, kind: OutputType, ranges: tuple[np.ndarray, np.ndarray] | None, dim: int) -> np.ndarray:
+def _floats(stored: np.ndarray, kind: OutputType, ranges: Ranges | None, dim: int) -> np.ndarray:
     """The (n, dim) vectors that a column stands for, float64; of bits -1 and 1."""
     if kind is OutputType.BINARY:
         return np.unpackbits(stored, axis=1, count=dim) * 2.0 - 1.0
     if kind is OutputType.INT8:
         assert ranges is not None
-        low, high = ranges
-        return np.asarray(low + (stored.astype(np.float64) + 128) / _LEVELS * (high - low))
+        stored = ranges.values(stored)
     return stored.astype(np.float64)
-
-
-def _ranges(store: Store) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the largest value of each dimension that int8 levels are between, float64 (dim,)."""
-    try:
-        told = unsealed(store.get(layout.RANGES))
-        return np.array(told["low"], np.float64), np.array(told["high"], np.float64)
-    except (ValueError, KeyError, TypeError) as err:
-        raise StoreError(f"{layout.RANGES} is not what embedmill wrote; restore it") from err
 
 
 def _hits(job: Job, best: list[_Near]) -> list[Hit]:

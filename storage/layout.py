@@ -5,6 +5,7 @@ import re
 from schemas.rows import Modality
 
 JOB = "job.json"
+JOIN = "join.json"  # of a join, which has no job.json
 CANCELLED = "control/cancelled.json"  # present while a job is cancelled
 STOPPED = "control/stopped.json"  # present while a job is stopped, and why
 SUBMITTED = "control/submitted.json"  # present from submit on: a coordinator may drive the job
@@ -16,6 +17,7 @@ STATS = "stats.npz"  # written anew when a retry ends
 VIEWS = "views.sql"
 
 _PART = re.compile(r"^data/modality=([a-z]+)/part-(\d{6,})\.parquet$")
+_PANEL = re.compile(r"^data/part-(\d{6,})\.parquet$")
 _FAILED = re.compile(r"^failures/part-(\d{6,})-([0-9a-f]+)\.parquet$")
 _RETRY = re.compile(r"^plan/retry-(\d{4})\.json$")
 
@@ -29,6 +31,22 @@ def shard_of(key: str) -> int | None:
     """The shard whose data `key` holds, or None for any other object."""
     match = _PART.match(key)
     return int(match[2]) if match else None
+
+
+def panel_key(panel: int) -> str:
+    """The published pairs of one panel of a join."""
+    return f"{DATA}/part-{panel:06d}.parquet"
+
+
+def panel_of(key: str) -> int | None:
+    """The panel whose pairs `key` holds, or None."""
+    match = _PANEL.match(key)
+    return int(match[1]) if match else None
+
+
+def stage_key(name: str, panel: int) -> str:
+    """What a join found out of some rows before it scored any pair."""
+    return f"stage/{name}-{panel:06d}.parquet"
 
 
 def failures_key(shard: int, attempt: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from schemas.errors import ModelError, WorkerUnfit
-from schemas.model_cards import Family, ModelCard
+from schemas.model_cards import Family, Kind, ModelCard
 from schemas.rows import Modality
 from storage.model_catalog import KnownModel, read_catalogue
 from storage.model_digest import PATTERNS, file_sha256, folder_digest
@@ -64,6 +64,15 @@ _PACKAGED = (
         modalities=frozenset(Modality),
         max_tokens=8192,
         about="no model: a vector made of the row's hash, to check a mill by",
+    ),
+    KnownModel(
+        name="hash-rerank",
+        family=Family.HASH,
+        kind=Kind.RERANK,
+        dim=1,
+        modalities=frozenset(Modality),
+        max_tokens=8192,
+        about="no model: a score made of the pair's hash, to check a mill by",
     ),
     KnownModel(
         name="sounds",
@@ -155,7 +164,8 @@ def _completed(known: KnownModel | None, inspected: ModelCard) -> ModelCard:
 
 def _packaged(known: KnownModel, cache: str) -> ResolvedModel:
     if known.family in (Family.HASH, Family.MEL):
-        digest = hashlib.sha256(f"embedmill {known.family} 1".encode()).hexdigest()
+        scores = "" if known.kind is Kind.EMBED else " of pairs"
+        digest = hashlib.sha256(f"embedmill {known.family}{scores} 1".encode()).hexdigest()
         card = replace(_packaged_card(known, digest, _DEMO_TOKENS_PER_IMAGE), audio_rate=16_000)
         return ResolvedModel(card=card, folder=None)
     if known.family is Family.CONSE:

@@ -70,6 +70,15 @@ def vector_file(table: pa.Table, *, dim: int, metadata: dict[bytes, bytes]) -> b
     return data
 
 
+def column_file(table: pa.Table, *, floats: list[str]) -> bytes:
+    """`table`, published without vectors, as one sealed Parquet file; `floats` are its columns of many values."""
+    others = [name for name in table.column_names if name not in floats]
+    data = _sealed_file(table, 2**17, use_dictionary=others, use_byte_stream_split=floats, column_encoding=None)
+    if pq.read_metadata(io.BytesIO(data)).num_rows != table.num_rows:
+        raise StoreError("a Parquet file came out with other rows than it was given; nothing was published")
+    return data
+
+
 def plain_file(table: pa.Table) -> bytes:
     """A small table (failures, a sample, an index) as one Parquet file."""
     return _sealed_file(table, None)

@@ -28,7 +28,7 @@ _BYTES_PER_FILE = 64 * 2**20
 #: Columns of a plan before the kept ones.
 _OWN_COLUMNS = 6
 #: What a mixed row is made of. Parquet's own name for the items of a list, so that tables read back have the same type.
-_PARTS = pa.list_(pa.field("element", pa.struct(dict.fromkeys(("modality", "text", "uri"), pa.string()))))
+PARTS = pa.list_(pa.field("element", pa.struct(dict.fromkeys(("modality", "text", "uri"), pa.string()))))
 _ARROW = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
 
 INDEX_SCHEMA = pa.schema(
@@ -64,7 +64,7 @@ def rows_schema(keep: Iterable[KeptColumn]) -> pa.Schema:
         pa.field("line", pa.int64(), nullable=False),
         pa.field("text", pa.string()),
         pa.field("uri", pa.string()),
-        pa.field("parts", _PARTS),  # null but for mixed rows
+        pa.field("parts", PARTS),  # null but for mixed rows
         pa.field("defect", pa.string()),
     ]
     return pa.schema(own + [field.with_name(f"keep.{field.name}") for field in kept_schema(keep)])
@@ -95,9 +95,10 @@ class PlanWriter:
     Use it as a context manager; what is not finished leaves nothing behind.
     """
 
-    def __init__(self, keep: Iterable[KeptColumn], *, first_shard: int = 0) -> None:
+    def __init__(self, keep: Iterable[KeptColumn], *, first_shard: int = 0, schema: pa.Schema | None = None) -> None:
+        """`schema` is that of the tables, where they do not hold rows of a manifest."""
         self._keep = tuple(keep)
-        self._schema = rows_schema(self._keep)
+        self._schema = rows_schema(self._keep) if schema is None else schema
         self._first = first_shard
         self._folder = tempfile.TemporaryDirectory(prefix="embedmill-plan-")
         self._files: list[Path] = []
@@ -109,7 +110,8 @@ class PlanWriter:
         self._rejects: list[Reject] = []
         self.rejects = 0
         self.rows = 0
-        self.empty_columns = set(self._schema.names[_OWN_COLUMNS:])  # kept columns that no row has filled yet
+        # Kept columns that no row has filled yet.
+        self.empty_columns = {name for name in self._schema.names if name.startswith("keep.")}
 
     def __enter__(self) -> "PlanWriter":
         return self
@@ -120,13 +122,14 @@ class PlanWriter:
 
     def add_shard(self, modality: Modality, rows: list[ManifestRow], cost: float) -> None:
         """Append `rows` as the next shard, sorted by id; `cost` in estimated tokens."""
-        self._add(modality, rows_table(sorted(rows, key=lambda r: r.id), self._keep), cost)
+        self.add_built(modality, rows_table(sorted(rows, key=lambda r: r.id), self._keep), cost)
 
     def add_table(self, modality: Modality, table: pa.Table, cost: float) -> None:
         """Append a table of the plan's schema, sorted by id, as the next shard."""
-        self._add(modality, _compact(table), cost)
+        self.add_built(modality, _compact(table), cost)
 
-    def _add(self, modality: Modality, table: pa.Table, cost: float) -> None:
+    def add_built(self, modality: Modality, table: pa.Table, cost: float) -> None:
+        """Append a table of the plan's schema, sorted by id and built from lists, as the next shard."""
         writer = self._open_writer()
         writer.write_table(table, row_group_size=max(1, table.num_rows))
         self._index.append(

@@ -26,6 +26,7 @@ from storage.parquet import (
     vectors_from_arrow,
     vectors_to_arrow,
 )
+from storage.scores import SCORE, ids_in, is_scores, scores_file, scores_in
 from storage.store import Store
 
 FAILURES_SCHEMA = pa.schema(
@@ -53,14 +54,15 @@ class Published(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardOutput:
-    """One attempt's result: vectors in id order, their kept columns, and the failures."""
+    """One attempt's result: vectors, or scores of pairs, in id order, their kept columns, and the failures."""
 
     footer: Footer
     ids: list[str]
-    vectors: dict[str, np.ndarray]  # (vectors, dim) each, by column; the first is VECTOR
+    vectors: dict[str, np.ndarray]  # (vectors, dim) each, by column; the first is VECTOR; of pairs, SCORE (n, 1) alone
     usage: dict[str, list[float | None]]  # by column, same order
     kept: pa.Table  # the kept columns, same order
     failures: pa.Table  # FAILURES_SCHEMA
+    ranks: list[int | None] | None = None  # of pairs
 
 
 def content_sha256(ids: list[str], vectors: Mapping[str, np.ndarray]) -> str:
@@ -112,6 +114,9 @@ def publish(store: Store, output: ShardOutput) -> tuple[Published, int]:
 
 
 def _encoded(output: ShardOutput) -> bytes:
+    if output.ranks is not None:
+        metadata = {FOOTER_KEY: output.footer.to_json()}
+        return scores_file(output.ids, output.vectors[SCORE], output.ranks, output.kept, metadata)
     columns = [pa.array(output.ids, pa.string())]
     fields = [pa.field(ID, pa.string(), nullable=False)]
     for name, vectors in output.vectors.items():
@@ -162,9 +167,9 @@ def _footer_in(schema: pa.Schema, key: str) -> Footer:
 
 
 def read_shard(store: Store, key: str) -> tuple[Footer, list[str], dict[str, np.ndarray], pa.Table]:
-    """Footer, ids, the (n, dim) vectors of each vector column, and the whole table of a published file."""
+    """Footer, ids, the (n, dim) vectors of each vector column (of pairs: the scores), and the whole table of a file."""
     table = read_parquet(store, key)
-    return _footer_in(table.schema, key), table[ID].to_pylist(), _vectors_in(table, key), table
+    return _footer_in(table.schema, key), ids_in(table).to_pylist(), _vectors_in(table, key), table
 
 
 def unpack(data: bytes, key: str) -> tuple[Footer, dict[str, np.ndarray], pa.Table]:
@@ -175,6 +180,8 @@ def unpack(data: bytes, key: str) -> tuple[Footer, dict[str, np.ndarray], pa.Tab
 
 
 def _vectors_in(table: pa.Table, key: str) -> dict[str, np.ndarray]:
+    if is_scores(table):
+        return {SCORE: scores_in(table)}
     vectors = {f.name: vectors_from_arrow(table[f.name]) for f in table.schema if is_vector_column(f.type)}
     if VECTOR not in vectors:
         raise StoreError(f"{key} has no column {VECTOR}; it is not what embedmill wrote")

@@ -24,6 +24,7 @@ from schemas.errors import BrokerError, EmbedmillError, Refused, Stopped, StoreE
 from schemas.failures import FailureCode
 from schemas.job import JobRecord, PlanRecord, retried
 from schemas.message import ShardMessage
+from schemas.model_cards import Kind
 from schemas.queues import queue_name
 from schemas.rows import ManifestRow, Modality
 from schemas.shard import ShardReport
@@ -381,7 +382,7 @@ class _WatchedQueue(VirtualQueue):
         super().__init__(server)
         self._seat = seat
 
-    def send(self, modality: Modality, size: str, messages: Iterable[ShardMessage]) -> None:
+    def send(self, modality: Modality, size: str, messages: Iterable[ShardMessage], kind: Kind = Kind.EMBED) -> None:
         batch = list(messages)
         self._seat.sends(size, batch)
         super().send(modality, size, batch)

@@ -1,6 +1,7 @@
 """A whole mill in this process: memory store, memory leases, in-line queue, hash encoder. No server, no worker."""
 
 from collections.abc import Mapping
+from typing import cast
 
 from producer.board import MemoryBoard
 from producer.coordinator import Coordinator
@@ -9,22 +10,24 @@ from producer.task_queue import InlineQueue
 from schemas.failures import Failure
 from schemas.message import ShardMessage
 from schemas.settings import Settings
+from schemas.space import Space
 from storage.jobs import Job
 from storage.model_files import resolve_model
 from workers.batching import TokenBudget
 from workers.canary import Canary
 from workers.care import Care
 from workers.embed_shard import embed_shard
-from workers.encoder import load_encoder
+from workers.encoder import Encoder, load_encoder
 from workers.lease import MemoryLeases
 from workers.loading import Loaded, Loader, ScriptedLoader
+from workers.pair_scorer import PairScorer, load_scorer
 from workers.runtime import OpenJob
 
 SETTINGS = Settings(worker_name="inline")
 
 
 class InlineMill:
-    """Runs jobs of the model `hash`; `media` scripts what images are, or another `loader` says it."""
+    """Runs jobs, most of them of the models without weights; `media` scripts what images are, or a `loader` says it."""
 
     def __init__(
         self,
@@ -36,14 +39,16 @@ class InlineMill:
         faults: str = "",
     ) -> None:
         self.job, self.board, self.leases = job, MemoryBoard(), MemoryLeases()
-        model = resolve_model("hash")
-        encoder = load_encoder(model, faults=faults)
-        canary = Canary(encoder, model.card, "float32")
+        space = job.record.space
+        model = resolve_model(job.record.spec.model)
+        held = load_encoder(model, faults=faults) if space.scoring is None else load_scorer(model, faults=faults)
+        told = _told(held, space)
+        canary = Canary(held, model.card, "float32")
         self._open = OpenJob(
             job=job,
             location=job.store.url,
             loader=loader or ScriptedLoader(media or {}),
-            encoder=lambda: encoder,
+            model=lambda: told,
             budget=TokenBudget(SETTINGS.batch_tokens),
             settings=SETTINGS,
             canary=lambda: canary,
@@ -69,3 +74,9 @@ class InlineMill:
         while not coordinator.tick().done:
             pass
         finish_job(self.job)
+
+
+def _told(held: Encoder | PairScorer, space: Space) -> Encoder | PairScorer:
+    if space.scoring is None:
+        return cast("Encoder", held).told(space.recipe)
+    return cast("PairScorer", held).told(space.recipe, space.scoring)

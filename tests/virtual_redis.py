@@ -8,6 +8,7 @@ import redis
 
 from schemas.errors import BrokerError
 from schemas.message import ShardMessage
+from schemas.model_cards import Kind
 from schemas.presence import TTL_S, WorkerPresence
 from schemas.queues import queue_name
 from schemas.rows import Modality
@@ -166,7 +167,7 @@ class VirtualQueue:
     def __init__(self, server: VirtualRedis) -> None:
         self._server = server
 
-    def send(self, modality: Modality, size: str, messages: Iterable[ShardMessage]) -> None:
+    def send(self, modality: Modality, size: str, messages: Iterable[ShardMessage], kind: Kind = Kind.EMBED) -> None:
         batch, faults = list(messages), self._server.faults
         if self._server.away or faults.strikes("send_refused"):
             raise BrokerError("redis://virtual cannot be reached")

@@ -409,7 +409,7 @@ def _open(worker: VirtualWorker, job_id: str, baton: _Baton, settings: Settings)
         job=turned,
         location=job.store.url,
         loader=ScriptedLoader({}),
-        encoder=lambda: encoder,
+        model=lambda: encoder,
         budget=TokenBudget(settings.batch_tokens),
         settings=settings,
     )

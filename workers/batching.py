@@ -4,20 +4,43 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
 from schemas.errors import EmbedmillError, WorkerUnfit
 from schemas.failures import Failure, FailureCode, Stage, one_line
 from workers.breadcrumb import NoTrail, Place, Trail
-from workers.encoder import Encoder, Features, Length, OutOfMemory
-from workers.loading import Loaded
+from workers.encoder import Features, Length, OutOfMemory
 
 #: Batches that are preprocessed ahead of the forward pass.
 _AHEAD = 2
 #: Items that are measured at a time: the suspects, should the process die of it.
 _MEASURED = 1024
 _NO_TRAIL = NoTrail()
+
+
+class Input(Protocol):
+    """What a model is fed, one of a batch."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]: ...
+
+
+T = TypeVar("T", bound=Input)
+T_contra = TypeVar("T_contra", bound=Input, contravariant=True)
+
+
+class Model(Protocol[T_contra]):
+    """What batches are put through: an Encoder, whose inputs are Loaded, or a PairScorer, whose are LoadedPairs."""
+
+    dim: int
+
+    def lengths(self, items: Sequence[T_contra]) -> list[Length]: ...
+
+    def preprocess(self, items: Sequence[T_contra]) -> Features: ...
+
+    def forward(self, features: Features) -> np.ndarray: ...
 
 
 class Cancelled(EmbedmillError):
@@ -50,7 +73,7 @@ def fill_batches(lengths: Sequence[int], *, budget: int, max_items: int) -> list
     return batches
 
 
-def measure(encoder: Encoder, items: Sequence[Loaded], trail: Trail = _NO_TRAIL) -> list[Length]:
+def measure(encoder: Model[T], items: Sequence[T], trail: Trail = _NO_TRAIL) -> list[Length]:
     """The items' lengths; one that the model cannot measure counts one token, and fails when it is preprocessed."""
     lengths: list[Length] = []
     for start in range(0, len(items), _MEASURED):
@@ -61,29 +84,31 @@ def measure(encoder: Encoder, items: Sequence[Loaded], trail: Trail = _NO_TRAIL)
 
 
 def encode_batches(
-    encoder: Encoder,
-    items: Sequence[Loaded],
+    encoder: Model[T],
+    items: Sequence[T],
     *,
     budget: TokenBudget,
     max_items: int,
     should_stop: Callable[[], bool] = lambda: False,
     lengths: Sequence[Length] | None = None,
     trail: Trail = _NO_TRAIL,
+    scores: bool = False,
 ) -> list[np.ndarray | Failure]:
     """A float32 (dim,) vector or a failure for each item, in the items' order.
 
     A batch holds items with the same kinds of parts. `lengths` are those of `measure`, where they are known already;
-    `trail` is told of each batch before it is preprocessed, and before it goes through the model.
+    `trail` is told of each batch before it is preprocessed, and before it goes through the model. Of `scores` zero is
+    as good as any.
     Raises Cancelled between two batches once `should_stop()` is true.
     """
     if not items:
         return []
     lengths = measure(encoder, items, trail) if lengths is None else lengths
     with ThreadPoolExecutor(1, thread_name_prefix="preprocess") as pool:
-        return _Encoding(encoder, items, lengths, budget, max_items, should_stop, pool, trail).run()
+        return _Encoding(encoder, items, lengths, budget, max_items, should_stop, pool, trail, scores).run()
 
 
-def _lengths_of(encoder: Encoder, items: Sequence[Loaded]) -> list[Length] | None:
+def _lengths_of(encoder: Model[T], items: Sequence[T]) -> list[Length] | None:
     try:
         return encoder.lengths(items)
     except WorkerUnfit:
@@ -104,20 +129,22 @@ class _Error:
         return Failure(code=self.code, stage=stage, message=self.message)
 
 
-class _Encoding:
+class _Encoding(Generic[T]):
     """One call of `encode_batches`: what is to be done, what is prepared, and what has come of it."""
 
     def __init__(
         self,
-        encoder: Encoder,
-        items: Sequence[Loaded],
+        encoder: Model[T],
+        items: Sequence[T],
         lengths: Sequence[Length],
         budget: TokenBudget,
         max_items: int,
         should_stop: Callable[[], bool],
         pool: ThreadPoolExecutor,
         trail: Trail,
+        scores: bool,
     ) -> None:
+        self._bad_rows = _bad_scores if scores else _bad_rows
         self._encoder, self._items, self._budget, self._max_items = encoder, items, budget, max_items
         self._should_stop, self._pool, self._trail = should_stop, pool, trail
         self._lengths = [length.padded for length in lengths]
@@ -188,7 +215,7 @@ class _Encoding:
         if isinstance(result, _Error):
             self._recover(batch, result)
             return
-        bad = _bad_rows(result, len(batch), self._encoder.dim)
+        bad = self._bad_rows(result, len(batch), self._encoder.dim)
         for at, index in enumerate(batch):
             if at not in bad:
                 self._outcomes[index] = result[at]
@@ -218,6 +245,15 @@ def _bad_rows(vectors: np.ndarray, count: int, dim: int) -> dict[int, Failure]:
     zero = _check_failure(FailureCode.VECTOR_ZERO, "the vector is zero in all dimensions, even alone")
     bad = {int(at): not_finite for at in np.flatnonzero(~np.isfinite(vectors).all(axis=1))}
     return bad | {int(at): zero for at in np.flatnonzero(~vectors.any(axis=1))}
+
+
+def _bad_scores(scores: np.ndarray, count: int, dim: int) -> dict[int, Failure]:
+    """The rows of a result that are no scores, each with its failure."""
+    if scores.shape != (count, dim) or scores.dtype != np.float32:
+        said = f"the model gave {scores.dtype} {scores.shape} for {count} pairs"
+        return dict.fromkeys(range(count), _check_failure(FailureCode.VECTOR_SHAPE, said))
+    not_finite = _check_failure(FailureCode.SCORE_NOT_FINITE, "the score is NaN or infinity, even alone")
+    return {int(at): not_finite for at in np.flatnonzero(~np.isfinite(scores).all(axis=1))}
 
 
 def _check_failure(code: FailureCode, message: str) -> Failure:

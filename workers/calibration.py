@@ -9,10 +9,10 @@ from schemas.errors import StoreError
 from schemas.failures import Failure, FailureCode
 from schemas.settings import Settings
 from storage import layout
+from storage.ranges import Ranges
 from storage.sample import read_sample
 from workers.breadcrumb import CALIBRATION
 from workers.isolation import AloneTask
-from workers.quantising import Ranges
 
 if TYPE_CHECKING:
     from workers.runtime import OpenJob

@@ -3,20 +3,25 @@
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from schemas.errors import DeviceFailed, WorkerUnfit
-from schemas.model_cards import ModelCard
+from schemas.model_cards import Kind, ModelCard
 from schemas.rows import Modality
 from workers.content import Film, Sound
 from workers.encoder import Encoder, OutOfMemory
 from workers.loading import Loaded
+from workers.pair_scorer import LoadedPair, PairScorer
 
 #: The least cosine between what the model gave at first and gives now: same device, same input, same batch.
 _LEAST_COSINE = {"float32": 0.9999}
 _LEAST_COSINE_OF_HALVES = 0.999
+#: The most that a raw score may differ by, of its size or of one: two of the same pair, alone, on the same device.
+_MOST_APART = {"float32": 1e-3}
+_MOST_APART_OF_HALVES = 3e-2
 #: A look is taken at most once in so many times as long as it takes: films take a processor seconds.
 _LOOK_COSTS_AT_MOST = 100
 #: But with this shard since the last look in any case: a sick device publishes no more than those before it.
@@ -25,17 +30,21 @@ _SENTENCE = "The quick brown fox jumps over the lazy dog while the mill grinds o
 
 
 class Canary:
-    """One item of each modality that a model takes, and its vectors."""
+    """One item of each modality that a model takes, and its vectors; of a model that scores, pairs and scores."""
 
-    def __init__(self, encoder: Encoder, card: ModelCard, dtype: str, remembered: Path | None = None) -> None:
+    def __init__(
+        self, encoder: Encoder | PairScorer, card: ModelCard, dtype: str, remembered: Path | None = None
+    ) -> None:
         """Embed the items; `remembered` is where the same worker's earlier process wrote what they were.
 
         Raises DeviceFailed where they have changed since: the process is new, so it is not at fault.
         """
         self._encoder, self._name = encoder, card.name
+        self._scores = card.kind is Kind.RERANK
         self._least = _LEAST_COSINE.get(dtype, _LEAST_COSINE_OF_HALVES)
+        self._most_apart = _MOST_APART.get(dtype, _MOST_APART_OF_HALVES)
         begun = time.monotonic()
-        items = [probe(card, modality) for modality in sorted(card.modalities - {Modality.MIXED})]
+        items = probe_pairs(card) if self._scores else probes(card)
         vectors = [(item, self._vector(item)) for item in items]
         self._known = [(item, vector) for item, vector in vectors if vector is not None]
         is_whole = len(self._known) == len(vectors)
@@ -64,10 +73,11 @@ class Canary:
         self._checked_at, self._shards = time.monotonic(), 0
         self._cost_s = self._checked_at - begun  # the first time was dearer: the device had to warm up
 
-    def _vector(self, item: Loaded) -> np.ndarray | None:
+    def _vector(self, item: Loaded | LoadedPair) -> np.ndarray | None:
         """float32 (dim,), or None where the device has no memory for it: that is no wrong answer."""
         try:
-            vectors = self._encoder.forward(self._encoder.preprocess([item]))
+            encoder: Any = self._encoder  # an encoder with items, or a scorer with pairs, by construction
+            vectors = encoder.forward(encoder.preprocess([item]))
         except WorkerUnfit:
             raise
         except (OutOfMemory, MemoryError):
@@ -79,6 +89,8 @@ class Canary:
     def _agree(self, known: np.ndarray, now: np.ndarray) -> bool:
         if now.shape != known.shape or not np.isfinite(now).all():
             return False
+        if self._scores:
+            return bool((np.abs(now - known) <= self._most_apart * np.maximum(1.0, np.abs(known))).all())
         norms = float(np.linalg.norm(now)) * float(np.linalg.norm(known))
         return float(now @ known) >= self._least * norms
 
@@ -92,6 +104,17 @@ class Canary:
         before = np.frombuffer(path.read_bytes(), "<f4")
         if not self._agree(before, known):
             raise DeviceFailed(f"{self._name} gives other vectors than an earlier process had from the same device")
+
+
+def probes(card: ModelCard) -> list[Loaded]:
+    """An item of each modality."""
+    return [probe(card, modality) for modality in sorted(card.modalities - {Modality.MIXED})]
+
+
+def probe_pairs(card: ModelCard) -> list[LoadedPair]:
+    """A pair for each modality: a text, where the model takes texts, with an item of it."""
+    query = Modality.TEXT if Modality.TEXT in card.modalities else min(card.modalities)
+    return [LoadedPair(probe(card, query), item) for item in probes(card)]
 
 
 def probe(card: ModelCard, modality: Modality) -> Loaded:

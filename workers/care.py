@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import redis
 
 from schemas.failures import Failure, FailureCode
-from schemas.rows import ManifestRow
 from schemas.settings import Settings
 from workers.breadcrumb import Breadcrumb, NoTrail, ShardTrail, Trail
-from workers.embedding import Embedded, embed_rows
+from workers.embedding import Embedded
 from workers.isolation import AloneTask
+from workers.planned_work import Row, work_on
 from workers.suspects import MemorySuspects, SuspectBoard
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Care:
         self,
         job: "OpenJob",
         task: AloneTask,
-        rows: list[ManifestRow],
+        rows: Sequence[Row],
         *,
         deaths: int,
         settings: Settings,
@@ -59,7 +59,7 @@ class Care:
         """
         outcomes = self._of_suspects(task, len(rows), deaths, should_stop)
         rest = [at for at in range(len(rows)) if at not in outcomes]
-        found = embed_rows(job, [rows[at] for at in rest], settings, should_stop, self._trail_of(task, rest))
+        found = work_on(job, [rows[at] for at in rest], settings, should_stop, self._trail_of(task, rest))
         outcomes |= zip(rest, found, strict=True)
         return [outcomes[at] for at in range(len(rows))]
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from schemas.errors import Refused
 from schemas.job import JobSpec
+from schemas.model_cards import Kind
 from schemas.queues import queue_name
 from schemas.rows import Modality
 from schemas.settings import Settings
@@ -58,5 +59,6 @@ def require_served(spec: JobSpec, crew: list[Settings]) -> None:
 
 
 def _served(size: str, modalities: tuple[Modality, ...], queues: tuple[str, ...]) -> tuple[str, ...]:
-    able = tuple(queue_name(modality, s) for s in up_to(size) for modality in (modalities or tuple(Modality)))
+    taken = modalities or tuple(Modality)
+    able = tuple(queue_name(modality, s, kind) for s in up_to(size) for kind in Kind for modality in taken)
     return tuple(queue for queue in able if queue in queues) if queues else able

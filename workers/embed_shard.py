@@ -3,7 +3,7 @@
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -14,17 +14,20 @@ import pyarrow as pa
 from schemas.columns import usage_columns
 from schemas.failures import Failure, FailureCode, one_line
 from schemas.message import ShardMessage
+from schemas.model_cards import Kind
 from schemas.recipe import OutputType, vector_column
 from schemas.redaction import redact
-from schemas.rows import ManifestRow, Modality
+from schemas.rows import Modality, PairRow
 from schemas.settings import Settings
 from schemas.shard import Footer, ShardEntry, ShardReport
-from storage.plans import kept_schema, rows_of
+from storage.plans import kept_schema
+from storage.scores import SCORE, joined_in, ranks
 from storage.shards import FAILURES_SCHEMA, ShardOutput, content_sha256, is_published, publish
 from workers.batching import Cancelled
 from workers.embedding import Embedded
 from workers.isolation import AloneTask
 from workers.lease import HeldLease, LeaseBoard, lease
+from workers.planned_work import Row, planned_rows
 from workers.quantising import quantised
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ _OF_THE_MODEL = frozenset(
         FailureCode.VECTOR_NOT_FINITE,
         FailureCode.VECTOR_ZERO,
         FailureCode.VECTOR_SHAPE,
+        FailureCode.SCORE_NOT_FINITE,
     }
 )
 
@@ -112,7 +116,7 @@ def embed_shard(
             raise Cancelled
         with clock.while_in("read"):
             table = job.plan(message.plan).read_table(entry.shard)
-        rows = rows_of(table, entry.modality)
+        rows = planned_rows(job.job.record.spec, table, entry.modality)
         with clock.while_in("load"):
             job.make_ready()
         with clock.while_in("encode"):
@@ -148,7 +152,7 @@ def _output(
     entry: ShardEntry,
     message: ShardMessage,
     table: pa.Table,
-    rows: list[ManifestRow],
+    rows: Sequence[Row],
     outcomes: list[Outcome],
     settings: Settings,
     moved: str,
@@ -160,6 +164,7 @@ def _output(
     codes = [str(f.code) for _, f in failures]
     ids = [rows[i].id for i in at]
     vectors = _vector_columns(job, [embedded.vectors for _, embedded in good])
+    kept = _kept(job, table, at)
     usage = _usage_columns(job, [usage for _, embedded in good for usage in embedded.usage])
     footer = Footer(
         job=record.id,
@@ -183,11 +188,12 @@ def _output(
         notes=_notes(job, entry.modality),
     )
     return ShardOutput(
+        ranks=_ranks(job, message, ids, vectors, kept),
         footer=footer,
         ids=ids,
         vectors=vectors,
         usage=usage,
-        kept=_kept(job, table, at),
+        kept=kept,
         failures=_failures_table(failures, entry.modality, entry.shard, attempt),
     )
 
@@ -196,12 +202,28 @@ def _vector_columns(job: "OpenJob", vectors: list[np.ndarray]) -> dict[str, np.n
     """The vectors in each type that was asked for, by the name of their column."""
     recipe, dim = job.job.record.space.recipe, job.job.record.space.dim
     all_of_them = np.concatenate(vectors) if vectors else np.empty((0, dim), np.float32)
+    if job.job.record.spec.kind is Kind.RERANK:
+        return {SCORE: all_of_them}
     return {
         vector_column(recipe.outputs, output): quantised(all_of_them, output, job.ranges) for output in recipe.outputs
     }
 
 
+def _ranks(
+    job: "OpenJob", message: ShardMessage, ids: list[str], vectors: dict[str, np.ndarray], kept: pa.Table
+) -> list[int | None] | None:
+    """Ranks of pairs: null in a retry, for the other items of its queries are published with theirs already."""
+    rerank = job.job.record.spec.rerank
+    if rerank is None:
+        return None
+    if job.plan(message.plan).plan.round:
+        return [None] * len(ids)
+    return list(ranks(ids, vectors[SCORE], joined_in(kept), rerank.band))
+
+
 def _usage_columns(job: "OpenJob", usage: list[dict[str, float]]) -> dict[str, list[float | None]]:
+    if job.job.record.spec.kind is Kind.RERANK:
+        return {}
     names = usage_columns(job.job.record.spec.takes, job.job.record.space.recipe)
     return {name: [told.get(name) for told in usage] for name in names}
 
@@ -209,6 +231,12 @@ def _usage_columns(job: "OpenJob", usage: list[dict[str, float]]) -> dict[str, l
 def _notes(job: "OpenJob", modality: Modality) -> tuple[str, ...]:
     """What a reader of the file should know of how its vectors came about."""
     recipe, notes = job.job.record.space.recipe, []
+    rerank = job.job.record.spec.rerank
+    if rerank is not None:
+        notes.append(f"scores are the model's, through {job.scorer().activation}")
+    if rerank is not None and rerank.band is not None:
+        low, high = rerank.band
+        notes.append(f"only pairs with a join score from {low:g} to {high:g} are scored, the others keep their places")
     if modality is Modality.VIDEO and recipe.films_as_frames:
         notes.append("the model takes no film: each vector is the mean of the vectors of its frames")
     if modality in (Modality.AUDIO, Modality.MIXED) and recipe.audio_window_s:
@@ -223,9 +251,7 @@ def _kept(job: "OpenJob", table: pa.Table, at: list[int]) -> pa.Table:
     return pa.table([table[f"keep.{name}"].take(pa.array(at, pa.int64())) for name in schema.names], schema=schema)
 
 
-def _failures_table(
-    failures: list[tuple[ManifestRow, Failure]], modality: Modality, shard: int, attempt: str
-) -> pa.Table:
+def _failures_table(failures: list[tuple[Row, Failure]], modality: Modality, shard: int, attempt: str) -> pa.Table:
     return pa.Table.from_pylist(
         [
             {
@@ -246,8 +272,9 @@ def _failures_table(
     )
 
 
-def _uri(row: ManifestRow) -> str | None:
-    uris = [uri for uri in (row.uri, *(part.uri for part in row.parts)) if uri is not None]
+def _uri(row: Row) -> str | None:
+    sides = (row.query, row.item) if isinstance(row, PairRow) else (row,)
+    uris = [uri for side in sides for uri in (side.uri, *(part.uri for part in side.parts)) if uri is not None]
     return one_line(" ".join(map(redact, uris))) if uris else None
 
 

@@ -71,17 +71,24 @@ class HashEncoder:
 
     def forward(self, features: tuple[list[bytes], int]) -> np.ndarray:
         contents, tokens = features
+        self.begin(len(contents), tokens)
+        return np.stack([self._vector(content) for content in contents])
+
+    def begin(self, rows: int, tokens: int) -> None:
+        """What a device does before it gives anything: find memory, take its time, fail."""
         if self._memory_tokens and tokens > self._memory_tokens:
             raise OutOfMemory(f"{tokens} tokens, over the {self._memory_tokens} that stand in for a device's memory")
         if self._delay_s:
-            time.sleep(self._delay_s * len(contents))  # the work of a model, not a wait for anything
+            time.sleep(self._delay_s * rows)  # the work of a model, not a wait for anything
         self._batches += 1
         if self._faulty("sticky"):
             raise WorkerUnfit("the device failed and must be opened anew: a fault that was asked for")
-        return np.stack([self._vector(content) for content in contents])
 
     def _vector(self, content: bytes) -> np.ndarray:
-        vector = expected_vector(content, self._card.digest, self.dim)
+        return self.faulted(content, expected_vector(content, self._card.digest, self.dim))
+
+    def faulted(self, content: bytes, vector: np.ndarray) -> np.ndarray:
+        """What becomes of the right answer for `content` by the faults that were asked for."""
         if content.startswith(b"!") and "poison" in self._faults:
             return _poisoned(content, vector)
         return -vector if self._faulty("drift") else vector

@@ -18,12 +18,12 @@ from typing import IO
 from schemas.errors import StoreUnavailable
 from schemas.failures import Failure
 from schemas.settings import Settings
-from storage.plans import rows_of
 from storage.sample import read_sample
 from workers.breadcrumb import CALIBRATION, Place
-from workers.embedding import Embedded, embed_rows
+from workers.embedding import Embedded
 from workers.isolation import STORE_FAILED, AloneTask, said_of
 from workers.logs import configure
+from workers.planned_work import Row, planned_rows, work_on
 from workers.runtime import OpenJob, build_runtime
 
 logger = logging.getLogger(__name__)
@@ -68,15 +68,16 @@ class _Answers:
 
 
 def _embed(task: AloneTask, job: OpenJob, settings: Settings, answers: _Answers) -> None:
+    rows: Sequence[Row]
     if task.shard == CALIBRATION:
         rows = read_sample(store=job.job.store, plan=job.job.record.plan)
     else:
         plan = job.plan(task.plan)
-        rows = rows_of(plan.read_table(task.shard), plan.entry(task.shard).modality)
-    job.encoder()
+        rows = planned_rows(job.job.record.spec, plan.read_table(task.shard), plan.entry(task.shard).modality)
+    job.load()
     for index in task.rows:
         answers.begin(index)
-        [outcome] = embed_rows(job, [rows[index]], settings, lambda: False, lambda owners: answers)
+        [outcome] = work_on(job, [rows[index]], settings, lambda: False, lambda owners: answers)
         answers.end(outcome)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from storage.model_files import ResolvedModel
 from workers.canary import Canary
 from workers.encoder import Encoder
+from workers.pair_scorer import PairScorer
 
 Key = tuple[str, str]  # digest of the model, dtype of its computation
 
@@ -20,7 +21,7 @@ _OVERHEAD_BYTES = 64 * 2**20
 class _Held:
     """A model in memory."""
 
-    encoder: Encoder
+    encoder: Encoder | PairScorer
     canary: Canary
     size: int  # bytes
 
@@ -30,7 +31,7 @@ class ModelShelf:
 
     def __init__(
         self,
-        load: Callable[[ResolvedModel, str], Encoder],
+        load: Callable[[ResolvedModel, str], Encoder | PairScorer],
         *,
         capacity: int = 0,
         remember: Callable[[Key], Path | None] = lambda key: None,
@@ -53,8 +54,8 @@ class ModelShelf:
         used = sum(held.size for held in self._models.values())
         return not self._capacity or used + _bytes(model, dtype) <= self._capacity
 
-    def get(self, model: ResolvedModel, dtype: str) -> Encoder:
-        """The model's encoder, loaded where it is not held.
+    def get(self, model: ResolvedModel, dtype: str) -> Encoder | PairScorer:
+        """The model's encoder, or its scorer, loaded where it is not held.
 
         One that is over the capacity by itself is held alone: the device has the last word on what fits.
         Raises WorkerUnfit where it does not load, DeviceFailed where it gives other vectors than it did before.

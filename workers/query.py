@@ -53,7 +53,7 @@ def embed_query(job: Job, model: ResolvedModel, row: ManifestRow, recipe: Recipe
         job=asked,
         location=job.store.url,
         loader=MediaLoader(fetcher, decoders, recipe),
-        encoder=lambda: encoder,
+        model=lambda: encoder,
         budget=TokenBudget(settings.batch_tokens),
         settings=settings,
     )

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import redis
 
 from schemas.errors import EmbedmillError, NotAllowed, SpecMismatch, StoreUnavailable, WorkerUnfit
 from schemas.failures import Failure
 from schemas.message import ShardMessage
+from schemas.model_cards import Kind
 from schemas.presence import WorkerPresence
 from schemas.queues import (
     CLIENT_OPTIONS,
@@ -37,6 +39,7 @@ from storage.faulty_store import with_faults
 from storage.jobs import Job, open_job
 from storage.model_files import ResolvedModel, resolve_model
 from storage.plans import PlanReader
+from storage.ranges import Ranges
 from storage.store import open_store, require_within
 from workers.batching import Cancelled, TokenBudget
 from workers.breadcrumb import LOADING, Breadcrumb, Place
@@ -52,7 +55,7 @@ from workers.isolation import AloneTask, embed_alone
 from workers.lease import LeaseBoard, RedisLeases
 from workers.loading import Loader, MediaLoader
 from workers.model_shelf import ModelShelf
-from workers.quantising import Ranges
+from workers.pair_scorer import PairScorer, load_scorer
 from workers.suspects import RedisSuspects
 
 logger = logging.getLogger(__name__)
@@ -79,12 +82,12 @@ def build_runtime(settings: Settings, shelf: ModelShelf | None = None, crumb: Br
 def build_shelf(settings: Settings) -> ModelShelf:
     """The shelf of a worker with these settings; nothing is loaded yet."""
 
-    def load(model: ResolvedModel, dtype: str) -> Encoder:
-        return load_encoder(
+    def load(model: ResolvedModel, dtype: str) -> Encoder | PairScorer:
+        load_it = load_scorer if model.card.kind is Kind.RERANK else partial(load_encoder, cache=settings.model_cache)
+        return load_it(
             model,
             device=settings.device,
             dtype=dtype,
-            cache=settings.model_cache,
             delay_ms=settings.hash_delay_ms,
             memory_tokens=settings.hash_memory_tokens,
             faults=settings.hash_faults,
@@ -106,7 +109,7 @@ class OpenJob:
     job: Job
     location: str  # as the coordinator says it
     loader: Loader
-    encoder: Callable[[], Encoder]  # the job's model, loaded where it has left the memory meanwhile
+    model: Callable[[], Encoder | PairScorer]  # the job's, loaded where it has left the memory meanwhile
     budget: TokenBudget
     settings: Settings
     canary: Callable[[], Canary | None] = lambda: None  # of the job's model
@@ -120,9 +123,21 @@ class OpenJob:
             self.plans[digest] = self.job.plan(digest)
         return self.plans[digest]
 
+    def encoder(self) -> Encoder:
+        """The model of a job that embeds."""
+        return cast("Encoder", self.model())
+
+    def scorer(self) -> PairScorer:
+        """The model of a job that scores pairs."""
+        return cast("PairScorer", self.model())
+
+    def load(self) -> None:
+        """Load the model, where it is not at hand."""
+        self.model()
+
     def make_ready(self) -> None:
         """Load the model, and the ranges of int8 vectors, where they are not at hand."""
-        self.encoder()
+        self.load()
         if OutputType.INT8 in self.job.record.space.recipe.outputs and self.ranges is None:
             self.ranges, self.ranges_sha256 = frozen_ranges(self, self.settings)
 
@@ -230,7 +245,7 @@ class Runtime:
             job=job,
             location=location,
             loader=self._loader(job),
-            encoder=partial(self._encoder, job, model),
+            model=partial(self._told, job, model),
             budget=TokenBudget(self.settings.batch_tokens),
             settings=self.settings,
             canary=partial(self.shelf.canary, model, job.record.space.recipe.dtype),
@@ -250,14 +265,15 @@ class Runtime:
         digest, dtype = record.spec.model_digest, record.space.recipe.dtype
         if self.shelf.holds(digest, dtype) or self.shelf.has_room_for(self._model(job.job), dtype):
             return False
-        queue = queue_name(entry.modality, record.spec.size)
+        queue = queue_name(entry.modality, record.spec.size, record.spec.kind)
         if not any(queue in other.queues and digest in other.models for other in self._others()):
             return False
         return bool(self.client.set(passed_key(record.id, entry.shard), "1", ex=_PASSED_ON_S, nx=True))
 
     def _hand_over(self, message: ShardMessage, entry: ShardEntry, reason: str) -> bool:
         """Whether a live worker of a larger size takes the shard; the reason is left for it."""
-        larger = {queue_name(entry.modality, size) for size in above(self.settings.size)}
+        kind = self._jobs[message.job].job.record.spec.kind
+        larger = {queue_name(entry.modality, size, kind) for size in above(self.settings.size)}
         if not any(larger & set(other.queues) for other in self._others()):
             return False
         self.client.set(moved_key(message.job, message.shard), reason, ex=KEY_TTL_S)
@@ -301,15 +317,20 @@ class Runtime:
                 raise WorkerUnfit(f"the files of {name} here are not those that the job was planned with")
             self._models[digest] = model
         model = self._models[digest]
-        differing = Space.of(model.card, job.record.space.recipe).differences(job.record.space)
+        differing = Space.of(model.card, job.record.space.recipe, job.record.space.scoring).differences(
+            job.record.space
+        )
         if differing:
             raise WorkerUnfit(f"this embedmill embeds in another space ({', '.join(differing)}); use the job's version")
         return model
 
-    def _encoder(self, job: Job, model: ResolvedModel) -> Encoder:
-        recipe = job.record.space.recipe
+    def _told(self, job: Job, model: ResolvedModel) -> Encoder | PairScorer:
+        space = job.record.space
         with self._loading(job, model):
-            return self.shelf.get(model, recipe.dtype).told(recipe)
+            held = self.shelf.get(model, space.recipe.dtype)
+        if space.scoring is None:
+            return cast("Encoder", held).told(space.recipe)
+        return cast("PairScorer", held).told(space.recipe, space.scoring)
 
     def _loading(self, job: Job, model: ResolvedModel) -> contextlib.AbstractContextManager[None]:
         """Noted, so that a process which the model itself is too much for is known from one that a row killed."""

@@ -81,7 +81,7 @@ class SentenceEncoder:
             return self._vectors(features)
         except (MemoryError, RuntimeError) as err:
             if not is_out_of_memory(err):
-                raise _judged(err) from err
+                raise judged_error(err) from err
         # Out here, where the traceback no longer holds the batch's tensors.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -90,7 +90,7 @@ class SentenceEncoder:
     @torch.inference_mode()
     def _vectors(self, features: Features) -> np.ndarray:
         device = self._model.device
-        moved = {name: _on(device, value) for name, value in features.items()}
+        moved = {name: on_device(device, value) for name, value in features.items()}
         vectors = self._model(moved, **self._task_option())["sentence_embedding"].float().cpu().numpy()
         return np.asarray(vectors.reshape(len(vectors), -1))  # VideoPrism's films come as (n, 1, dim)
 
@@ -178,7 +178,7 @@ def _metadata(film: Film) -> dict[str, Any]:
     }
 
 
-def _on(device: torch.device, value: object) -> object:
+def on_device(device: torch.device, value: object) -> object:
     """A tensor on the device; to a GPU by way of pinned memory, so that the copy overlaps with what it computes."""
     if not isinstance(value, torch.Tensor):
         return value
@@ -245,7 +245,7 @@ def _attention(card: ModelCard, device: str, dtype: str) -> dict[str, str]:
     return {"attn_implementation": "flash_attention_2"} if installed and useful else {}
 
 
-def _judged(err: MemoryError | RuntimeError) -> Exception:
+def judged_error(err: MemoryError | RuntimeError) -> Exception:
     """After an error of the device itself nothing that it computes can be trusted."""
     if isinstance(err, torch.AcceleratorError) or "CUDA error" in str(err):
         return WorkerUnfit(f"the device failed and must be opened anew: {err}")

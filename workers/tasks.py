@@ -1,5 +1,6 @@
 """The Celery tasks: each parses its message and calls one function."""
 
+import itertools
 import logging
 from functools import cached_property
 from typing import Any
@@ -8,6 +9,7 @@ from celery import Celery, Task
 
 from schemas.errors import Refused
 from schemas.message import ShardMessage
+from schemas.model_cards import Kind
 from schemas.queues import task_name
 from schemas.rows import Modality
 from schemas.settings import Settings
@@ -38,15 +40,15 @@ class ShardTask(Task):  # type: ignore[type-arg]  # Task is not generic at run t
 
 
 def register(app: Celery, settings: Settings, shelf: ModelShelf, crumb: Breadcrumb | None = None) -> None:
-    """Give `app` one task for each modality; they differ in nothing but the name that Flower shows."""
+    """Give `app` one task for each kind of work and modality; they differ in nothing but the name that Flower shows."""
     attributes = {"settings": settings, "shelf": shelf, "crumb": crumb, "abstract": True}
-    for modality in Modality:
+    for kind, modality in itertools.product(Kind, Modality):
         base = type("BoundShardTask", (ShardTask,), attributes)
-        app.task(name=task_name(modality), base=base, bind=True)(_work)
+        app.task(name=task_name(modality, kind), base=base, bind=True)(_work)
 
 
 def _work(task: ShardTask, /, **payload: Any) -> dict[str, object]:
-    """Embed one shard; returns what Flower shows of it."""
+    """Work on one shard; returns what Flower shows of it."""
     try:
         message = ShardMessage.from_kwargs(payload)
     except Refused as err:

@@ -49,7 +49,7 @@ def test_every_option_says_what_it_is_for() -> None:
     commands = dict(group.commands)  # type: ignore[attr-defined]  # a group has them
     commands |= {f"models {name}": command for name, command in commands.pop("models").commands.items()}
 
-    assert len(commands) == 18
+    assert len(commands) == 20
     for name, command in commands.items():
         assert command.help, name
         assert "embedmill" in command.help, f"{name} shows no example"
@@ -60,6 +60,7 @@ def test_every_option_says_what_it_is_for() -> None:
 def test_a_wrong_word_gets_one_line() -> None:
     """Unknown commands and options, missing and impossible values: exit 2 and one line that says where to look."""
     wrong = [("rnu",), ("run",), ("run", "x.jsonl", "--nope"), ("run", "x.jsonl", "--shard-seconds", "0")]
+    wrong += [("run", "x.jsonl", "-m", "minilm", "-o", "o", "--dtype", "float17")]
 
     for words in wrong:
         done = embedmill(*words)
@@ -67,6 +68,7 @@ def test_a_wrong_word_gets_one_line() -> None:
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 1
         assert "--help" in done.stderr
+        assert ".;" not in done.stderr and "Value error" not in done.stderr  # a library's own words
 
 
 def test_models_are_listed_and_shown() -> None:

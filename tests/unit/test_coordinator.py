@@ -19,6 +19,7 @@ from producer.coordinator import (
 )
 from schemas.errors import BrokerError, Stopped, StoreError
 from schemas.message import ShardMessage
+from schemas.model_cards import Kind
 from schemas.presence import WorkerPresence
 from schemas.rows import Modality
 from schemas.shard import Footer, ShardReport
@@ -38,7 +39,7 @@ class Outbox:
     def __init__(self) -> None:
         self.sent: list[int] = []
 
-    def send(self, modality: Modality, size: str, messages: Iterable[ShardMessage]) -> None:
+    def send(self, modality: Modality, size: str, messages: Iterable[ShardMessage], kind: Kind = Kind.EMBED) -> None:
         self.sent += [message.shard for message in messages]
 
 
@@ -411,7 +412,7 @@ def test_nothing_to_send_costs_no_connection() -> None:
     mill = Mill(shards=WINDOW_PER_WORKER + 1)
     mill.coordinator.tick()
     calls: list[list[ShardMessage]] = []
-    mill.outbox.send = lambda modality, size, messages: calls.append(list(messages))  # type: ignore[method-assign]
+    mill.outbox.send = lambda *words: calls.append(list(words[2]))  # type: ignore[method-assign]
 
     mill.coordinator.tick()
 

@@ -6,7 +6,8 @@ import pytest
 from schemas.errors import StoreError
 from schemas.failures import Failure, FailureCode
 from schemas.recipe import OutputType, Recipe
-from workers.quantising import Ranges, finished, overflows, pooled, quantised
+from storage.ranges import Ranges
+from workers.quantising import finished, overflows, pooled, quantised
 
 
 def vectors(count: int, dim: int = 12) -> np.ndarray:

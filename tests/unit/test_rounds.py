@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from producer.outcomes import count_outcomes, open_failures, published_files
+from producer.outcomes import count_outcomes, listed_outcomes, open_failures, published_files
 from producer.retry import plan_retry
 from producer.status import JobState, job_status
 from producer.verify import verify_job
@@ -170,6 +170,41 @@ def test_a_damaged_manifest_is_a_problem_and_no_traceback() -> None:
         job.store.replace("manifest.json", damaged)
 
         assert not verify_job(job).ok
+
+
+def test_the_list_of_a_finished_job_says_what_its_shards_say() -> None:
+    """`status` of a finished job opens no shard, and counts the same as if it did; after a retry too."""
+    job = finished_job()
+
+    first = listed_outcomes(job)
+    assert first == count_outcomes(job, list(published_files(job)))
+
+    plan_retry(job, ("not_found",))
+    assert listed_outcomes(job) is None
+    InlineMill(job, {f"i{n:03d}": found(n) for n in range(10)}).run()
+
+    second = listed_outcomes(job)
+    assert second == count_outcomes(job, list(published_files(job)))
+    assert second is not None and second.failures == {"decode_failed": 2}
+
+
+@pytest.mark.parametrize("damaged", [b"", b"[]", b'{"files": []}'])
+def test_a_list_that_is_damaged_is_not_believed(damaged: bytes) -> None:
+    """The shards are looked into instead."""
+    job = finished_job()
+    job.store.replace("manifest.json", damaged)
+
+    assert listed_outcomes(job) is None
+    assert job_status(job).vectors == 40
+
+
+def test_a_list_of_files_that_are_gone_is_not_believed() -> None:
+    """A shard that was removed after the end is missed by `status`."""
+    job = finished_job()
+    job.store.delete("data/modality=text/part-000000.parquet")
+
+    assert listed_outcomes(job) is None
+    assert (job_status(job).vectors, job_status(job).published) == (20, 2)
 
 
 def test_an_attempt_that_lost_leaves_no_failures() -> None:

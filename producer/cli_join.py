@@ -1,0 +1,127 @@
+"""`embedmill join`: an edge that parses words and calls one function."""
+
+import json
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from schemas.join import Score
+
+Side = Annotated[str, typer.Argument(help="A finished job's folder or URL, or Parquet with ids and vectors.")]
+_LINE_EVERY_S = 5.0
+
+
+def join(
+    left: Side,
+    right: Side,
+    out: Annotated[
+        str, typer.Option("--out", "-o", help="The join's own folder, or s3://bucket/prefix.", envvar="EMBEDMILL_OUT")
+    ],
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", "-k", min=1, help="The best so many of each left row.", show_default="10")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option("--threshold", help="Only pairs of at least this score.")] = None,
+    fpr: Annotated[
+        float | None,
+        typer.Option("--fpr", help="Only pairs of a score that this share of random pairs reaches, such as 0.001."),
+    ] = None,
+    score: Annotated[Score, typer.Option("--score", help="How pairs are scored; docs/joins.md says which.")] = (
+        Score.COSINE
+    ),
+    mutual: Annotated[
+        bool, typer.Option("--mutual", help="Only pairs of which each is among the other's --top-k (1 without it).")
+    ] = False,
+    no_self: Annotated[bool, typer.Option("--no-self", help="Of a set with itself: no row is its own neighbour.")] = (
+        False
+    ),
+    left_modality: Annotated[
+        str | None, typer.Option("--left-modality", help="Where the left job has more than one.")
+    ] = None,
+    right_modality: Annotated[
+        str | None, typer.Option("--right-modality", help="Where the right job has more than one.")
+    ] = None,
+    left_column: Annotated[str, typer.Option("--left-column", help="The column of the left vectors.")] = "embedding",
+    right_column: Annotated[str, typer.Option("--right-column", help="The column of the right vectors.")] = "embedding",
+    left_id: Annotated[str, typer.Option("--left-id", help="The column of the left ids.")] = "id",
+    right_id: Annotated[str, typer.Option("--right-id", help="The column of the right ids.")] = "id",
+    keep_left: Annotated[
+        list[str] | None, typer.Option("--keep-left", help="A left column to copy, as left.NAME. Repeatable.")
+    ] = None,
+    keep_right: Annotated[
+        list[str] | None, typer.Option("--keep-right", help="A right column to copy, as right.NAME. Repeatable.")
+    ] = None,
+    max_pairs: Annotated[
+        int, typer.Option("--max-pairs", min=1, help="Stop rather than find more; resumable with a higher one.")
+    ] = 50_000_000,
+    memory: Annotated[
+        str, typer.Option("--memory", help="What vectors, scores and pairs may take up beside the program itself.")
+    ] = "1GB",
+    threads: Annotated[int, typer.Option("--threads", min=0, help="0: one for each usable core.")] = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare vectors of different spaces; the output says so.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Find the pairs of rows of two jobs whose vectors are nearest, exactly, and write them as Parquet.
+
+    \b
+    embedmill join queries images --top-k 10 --score csls --out pairs
+    embedmill join texts texts --no-self --threshold 0.9 --out alike
+
+    Columns: left_id, right_id, score, rank (1 is the best of its left id). The answer depends on no block, thread or
+    machine: by score, ties by row. Killed at any moment, the same command goes on; `verify` proves the result.
+    """
+    from similarity.join_request import JoinRequest, SideRequest, bytes_of
+    from similarity.joining import join_here
+
+    request = JoinRequest(
+        left=SideRequest(
+            location=left, modality=left_modality, column=left_column, id_column=left_id, keep=tuple(keep_left or ())
+        ),
+        right=SideRequest(
+            location=right,
+            modality=right_modality,
+            column=right_column,
+            id_column=right_id,
+            keep=tuple(keep_right or ()),
+        ),
+        score=score,
+        top_k=top_k,
+        threshold=threshold,
+        fpr=fpr,
+        mutual=mutual,
+        not_self=no_self,
+        force=force,
+        memory=bytes_of(memory),
+        threads=threads or _cores(),
+    )
+    done = join_here(request, out, max_pairs=max_pairs, progress=_nothing if quiet or as_json else Lines())
+    print(json.dumps(done.to_dict()) if as_json else done.line)
+    if done.forced and not as_json:
+        print(f"{done.join}: FORCED: the spaces differ in {', '.join(done.forced)}", file=sys.stderr)
+
+
+class Lines:
+    """A plain line of progress now and then."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def __call__(self, stage: str, done: int, panels: int, pairs: int) -> None:
+        now = time.monotonic()
+        if now - self._last > _LINE_EVERY_S:
+            self._last = now
+            told = f", {pairs:,} pairs" if pairs else ""
+            print(f"{stage}: {done} of {panels} panels{told}", file=sys.stderr, flush=True)
+
+
+def _nothing(stage: str, done: int, panels: int, pairs: int) -> None: ...
+
+
+def _cores() -> int:
+    from workers.supervise import usable_cores
+
+    return usable_cores()

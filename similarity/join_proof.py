@@ -1,0 +1,119 @@
+"""The proof of a join, offline: every panel there, every bit of it as it was written, every rank where it belongs."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from schemas.errors import EmbedmillError, StoreError
+from schemas.join import JoinRecord, PanelFooter
+from schemas.sealed import unsealed
+from schemas.shard import FOOTER_KEY
+from similarity.join import pairs_sha256
+from storage import layout
+from storage.parquet import parse_parquet
+from storage.parquet_seal import check_seal
+from storage.store import Store
+
+_DAMAGE = (EmbedmillError, ValueError, LookupError, TypeError, AttributeError, pa.ArrowException)
+
+
+@dataclass(slots=True)
+class JoinVerdict:
+    """What the files of a join prove."""
+
+    join: str
+    panels: int
+    published: int = 0
+    pairs: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether each panel is there and nothing is wrong."""
+        return not self.problems and self.published == self.panels
+
+    def lines(self) -> list[str]:
+        """What is proved, or what is wrong."""
+        told = f"{self.join}: {self.pairs:,} pairs in {self.published} of {self.panels} panels"
+        if self.problems:
+            return [f"{told}: {len(self.problems)} problems", *(f"  {problem}" for problem in self.problems[:20])]
+        return [f"{told}: each rank, score and byte as it was written"]
+
+
+def prove_join(store: Store) -> JoinVerdict:
+    """Read every file of the join at `store`; raises SpecMismatch where its record is damaged."""
+    record = JoinRecord.from_json(store.get(layout.JOIN))
+    verdict = JoinVerdict(record.id, record.spec.panels)
+    digests: dict[str, str] = {}
+    for item in sorted(store.walk(layout.DATA), key=lambda item: item.key):
+        panel = layout.panel_of(item.key)
+        if panel is None or panel >= record.spec.panels:
+            verdict.problems.append(f"{item.key} is no panel of this join; remove it")
+            continue
+        try:
+            data = store.get(item.key)
+            digests[item.key] = hashlib.sha256(data).hexdigest()
+            verdict.pairs += _prove_panel(record, panel, data, item.key)
+            verdict.published += 1
+        except _DAMAGE as err:
+            verdict.problems.append(f"{item.key}: {_first_line(err)}")
+    if store.size(layout.manifest_key(0)) is not None:
+        verdict.problems += _manifest_problems(record, store, digests)
+    return verdict
+
+
+def _prove_panel(record: JoinRecord, panel: int, data: bytes, key: str) -> int:
+    """The panel's pairs; raises StoreError for what is not as it was written."""
+    _, broken = check_seal(data, key)
+    if broken:
+        raise StoreError(broken)
+    table = parse_parquet(data, key)
+    footer = PanelFooter.from_json((table.schema.metadata or {})[FOOTER_KEY])
+    first = panel * record.spec.panel_rows
+    rows = min(record.spec.panel_rows, record.spec.left.rows - first)
+    if (footer.join, footer.panel, footer.first, footer.rows) != (record.id, panel, first, rows):
+        raise StoreError("it is of another join or panel")
+    if footer.pairs != table.num_rows or footer.content_sha256 != pairs_sha256(table):
+        raise StoreError("its pairs are not those that its footer counts")
+    for problem in _order_problems(table, record, footer):
+        raise StoreError(problem)
+    return footer.pairs
+
+
+def _order_problems(table: pa.Table, record: JoinRecord, footer: PanelFooter) -> Iterator[str]:
+    """What is wrong with ranks and scores: 1, 2, ... within each left id, by falling score."""
+    rank, score = np.asarray(table["rank"]), np.asarray(table["score"])
+    left = np.asarray(table["left_id"].combine_chunks().dictionary_encode().indices)
+    if not len(rank):
+        return
+    begins = np.r_[True, left[1:] != left[:-1]]
+    if len(np.unique(left)) != begins.sum() or (rank[begins] != 1).any() or (np.diff(rank)[~begins[1:]] != 1).any():
+        yield "its ranks are not 1, 2, ... for each left id"
+    if (np.diff(score)[~begins[1:]] > 0).any():
+        yield "its scores do not fall with the rank"
+    if footer.threshold is not None and (score < np.float32(footer.threshold)).any():
+        yield "it has a score below the threshold"
+    if record.spec.top_k is not None and rank.max() > record.spec.top_k:
+        yield f"it has more than {record.spec.top_k} pairs of one left id"
+
+
+def _manifest_problems(record: JoinRecord, store: Store, digests: dict[str, str]) -> Iterator[str]:
+    key = layout.manifest_key(0)
+    try:
+        manifest = unsealed(store.get(key))
+        listed = {entry["key"]: entry["sha256"] for entry in manifest["files"]}
+    except _DAMAGE as err:
+        yield f"{key}: {_first_line(err)}"
+        return
+    if manifest["join"] != record.id:
+        yield f"{key} is of another join"
+    for name in sorted(listed.keys() | digests.keys()):
+        if listed.get(name) != digests.get(name):
+            yield f"{name}: it is not the file that {key} lists"
+
+
+def _first_line(err: BaseException) -> str:
+    return (str(err).splitlines() or [type(err).__name__])[0]

@@ -1,0 +1,152 @@
+"""A request for a join, as the user words it, and what comes of it: a spec that can be pinned, or a refusal."""
+
+import re
+from dataclasses import dataclass
+
+from schemas.errors import Refused
+from schemas.join import JoinSide, JoinSpec, Score
+from schemas.space import incomparable
+from similarity.join import Effort, comparable
+from similarity.kernel import TILE_LEFT, TILE_RIGHT
+from similarity.vectors import VectorSource, open_vectors
+
+DEFAULT_TOP_K = 10
+#: A panel of more left rows would take long to do again after a kill; of fewer, read the right side too often.
+_MOST_PANEL_ROWS = 65_536
+_LEAST_PANEL_ROWS = 256
+_BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SideRequest:
+    """One side, as the user names it."""
+
+    location: str
+    modality: str | None = None
+    column: str = "embedding"
+    id_column: str = "id"
+    keep: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinRequest:
+    """What the user asked for."""
+
+    left: SideRequest
+    right: SideRequest
+    score: Score = Score.COSINE
+    top_k: int | None = None
+    threshold: float | None = None
+    fpr: float | None = None
+    mutual: bool = False
+    not_self: bool = False
+    after_self: bool = False
+    force: bool = False
+    memory: int = 2**30  # bytes
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedJoin:
+    """A spec and the two sides it is of."""
+
+    spec: JoinSpec
+    left: VectorSource
+    right: VectorSource
+    block_rows: int
+
+    def effort(self, threads: int, max_pairs: int) -> Effort:
+        return Effort(threads=threads, block_rows=self.block_rows, max_pairs=max_pairs)
+
+
+def plan_join(request: JoinRequest) -> PlannedJoin:
+    """Look at both sides and make the spec; raises Refused, with the reason, for what would give wrong answers."""
+    left, right = (_opened(side) for side in (request.left, request.right))
+    differing = incomparable(left.space_fields, right.space_fields) if left.space and right.space else []
+    forced = comparable(left, right, differing, force=request.force)
+    _refuse_what_misleads(request, left, right)
+    top_k = request.top_k
+    if top_k is None and request.threshold is None and request.fpr is None:
+        top_k = DEFAULT_TOP_K
+    block_rows = _block_rows(request.memory, left.dim)
+    spec = JoinSpec(
+        left=_side(left, request.left),
+        right=_side(right, request.right),
+        score=request.score,
+        top_k=top_k,
+        threshold=request.threshold,
+        fpr=request.fpr,
+        mutual=request.mutual,
+        not_self=request.not_self,
+        after_self=request.after_self,
+        forced=forced,
+        panel_rows=_panel_rows(request.memory, left.dim, top_k or 0, request.threads, block_rows),
+    )
+    return PlannedJoin(spec, left, right, block_rows)
+
+
+def bytes_of(text: str) -> int:
+    """`512MB`, `4G` or `800MiB` in bytes, by powers of 1024; raises Refused for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise Refused(f"{text!r} is no amount of memory; say for example 512MB or 4GB")
+    return int(float(match[1]) * _BYTES[match[2].upper()])
+
+
+def _opened(side: SideRequest) -> VectorSource:
+    source = open_vectors(side.location, modality=side.modality, id_column=side.id_column, column=side.column)
+    unknown = [name for name in side.keep if name not in source.types]
+    if unknown:
+        raise Refused(f"{source.location} has no column {unknown[0]} to keep; it has {', '.join(sorted(source.types))}")
+    return source
+
+
+def _side(source: VectorSource, asked: SideRequest) -> JoinSide:
+    return JoinSide(
+        location=source.location,
+        digest=source.digest,
+        rows=source.rows,
+        dim=source.dim,
+        column=source.column,
+        id_column=source.id_column,
+        modality=source.modality,
+        space=source.space,
+        model=source.model,
+        keep=asked.keep,
+    )
+
+
+def _refuse_what_misleads(request: JoinRequest, left: VectorSource, right: VectorSource) -> None:
+    crosses = bool(left.modality and right.modality and left.modality != right.modality)
+    if crosses and request.threshold is not None and request.score in (Score.COSINE, Score.DOT):
+        raise Refused(
+            f"--threshold {request.threshold:g} on the raw {request.score} of {left.modality} and {right.modality} "
+            "says nothing: each modality lies in a region of its own (the modality gap), so no number fits both; use "
+            "--top-k, --score csls or centered, or --fpr 0.001, which takes the threshold from random pairs"
+        )
+    if request.mutual and request.score is Score.ZSCORE:
+        raise Refused("--mutual needs a score that is the same from both sides; --score zscore is not, csls is")
+    if request.fpr is not None and request.threshold is not None:
+        raise Refused("--fpr and --threshold both name a threshold; give one")
+    if request.fpr is not None and not 0 < request.fpr < 1:
+        raise Refused(f"--fpr {request.fpr:g} is no share of random pairs; give one between 0 and 1, such as 0.001")
+    if (request.not_self or request.after_self) and left.digest != right.digest:
+        raise Refused("--no-self is for a set that is joined with itself; these are two")
+
+
+def _block_rows(memory: int, dim: int) -> int:
+    """Right rows in memory at a time: as read, and in float64 and float32 while they are made ready."""
+    return int(max(TILE_RIGHT, min(4 * TILE_RIGHT, memory // 8 // (24 * dim)) // TILE_RIGHT * TILE_RIGHT))
+
+
+def _panel_rows(memory: int, dim: int, top_k: int, threads: int, block_rows: int) -> int:
+    """Left rows whose vectors, as read and as scanned, and whose best pairs the memory holds."""
+    tile = TILE_LEFT * TILE_RIGHT * 4 + 5 * 2**20 * 8  # scores, and the pairs that are scored again
+    taken = threads * tile + block_rows * dim * 24
+    rows = (memory - taken) // (8 * dim + 32 * top_k + 64)
+    if rows < _LEAST_PANEL_ROWS:
+        need = taken + _LEAST_PANEL_ROWS * (8 * dim + 32 * top_k + 64)
+        raise Refused(
+            f"--memory is too little for {threads} threads: {-(-need // 2**20)}MB are needed, or fewer --threads"
+        )
+    return int(min(rows, _MOST_PANEL_ROWS))

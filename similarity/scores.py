@@ -1,0 +1,106 @@
+"""Scores: the measure of a join, made from its two sides; formulas and sources in docs/joins.md."""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from schemas.join import Score
+from similarity.kernel import unit_length
+from similarity.measure import COSINE, Measure
+from similarity.vectors import VectorSource
+
+#: Neighbours whose mean cosine says how crowded a row's surroundings are (Conneau et al. 2018, 1710.04087, 2.3).
+NEIGHBOURS = 10
+#: The least such mean that a margin divides by: nearer to zero the ratio of two means says nothing.
+LEAST_MEAN = 0.05
+#: Rows of each side that random pairs are made of: 16 million pairs.
+_SAMPLE = 4096
+
+
+class Neighbourhoods(Protocol):
+    """Who finds the mean score of each row's nearest ones on the other side."""
+
+    def means(self, side: str, measure: Measure) -> np.ndarray:
+        """float64 (rows,) of `side`, "left" or "right"."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Moments:
+    """Mean and covariance of the unit vectors of one side, float64."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+
+def measure_of(score: Score, left: VectorSource, right: VectorSource, near: Neighbourhoods) -> Measure:
+    """How `score` scores a pair; reads both sides as often as that takes."""
+    if score is Score.DOT:
+        return Measure(unit=False)
+    if score is Score.CENTERED:
+        return _centered(left, right)
+    if score is Score.CSLS:
+        base = _centered(left, right)
+        # 2 cos - r_right(x) - r_left(y): a hub, near to everything, is near to nothing.
+        return replace(base, times=2.0, left_add=-near.means("left", base), right_add=-near.means("right", base))
+    if score is Score.MARGIN:  # Artetxe and Schwenk 2019, 1811.01136, "ratio"
+        means = [np.maximum(near.means(side, COSINE), LEAST_MEAN) for side in ("left", "right")]
+        return Measure(left_add=means[0], right_add=means[1], is_ratio=True)
+    return _zscore(left, right) if score is Score.ZSCORE else COSINE
+
+
+def _centered(left: VectorSource, right: VectorSource) -> Measure:
+    return Measure(left_mean=_moments(left).mean, right_mean=_moments(right).mean)
+
+
+def _zscore(left: VectorSource, right: VectorSource) -> Measure:
+    """(s - mean) / deviation over all right rows, in closed form from their mean and covariance."""
+    told = _moments(right, with_covariance=True)
+    add, times = np.empty(left.rows), np.empty(left.rows)
+    for block in left.blocks():
+        unit = unit_length(block.vectors.astype(np.float64))
+        rows = slice(block.first, block.first + len(block))
+        add[rows] = -(unit @ told.mean)
+        variance = np.einsum("ij,jk,ik->i", unit, told.covariance, unit, optimize=True)
+        times[rows] = 1.0 / np.sqrt(np.maximum(variance, 1e-12))
+    return Measure(left_add=add, left_times=times)
+
+
+def _moments(source: VectorSource, *, with_covariance: bool = False) -> _Moments:
+    total = np.zeros(source.dim)
+    products = np.zeros((source.dim, source.dim))
+    for block in source.blocks():
+        unit = unit_length(block.vectors.astype(np.float64))
+        total += unit.sum(axis=0)
+        if with_covariance:
+            products += unit.T @ unit
+    mean = total / max(source.rows, 1)
+    return _Moments(mean, products / max(source.rows, 1) - np.outer(mean, mean))
+
+
+def threshold_for(fpr: float, left: VectorSource, right: VectorSource, measure: Measure, seed: int) -> float:
+    """The score that a share `fpr` of random pairs reaches; where a set meets itself, a row and itself are no pair."""
+    rows_left, rows_right = _drawn(left.rows, seed), _drawn(right.rows, seed + 1)
+    c = _sides(left, rows_left, measure.left_mean, measure) @ _sides(right, rows_right, measure.right_mean, measure).T
+    terms = measure.left(0, left.rows).of(rows_left)
+    column = type(terms)(terms.add[:, None], terms.times[:, None])
+    scores = measure.score(c, column, measure.right(0, right.rows)[rows_right])
+    if left.location == right.location and left.modality == right.modality:
+        scores = scores[rows_left[:, None] != rows_right]
+    return float(np.quantile(scores, 1.0 - fpr, method="higher"))
+
+
+def random_pairs(left: VectorSource, right: VectorSource) -> int:
+    """How many random pairs a threshold is taken from."""
+    return min(left.rows, _SAMPLE) * min(right.rows, _SAMPLE)
+
+
+def _drawn(rows: int, seed: int) -> np.ndarray:
+    return np.sort(np.random.default_rng(seed).permutation(rows)[:_SAMPLE])
+
+
+def _sides(source: VectorSource, rows: np.ndarray, mean: np.ndarray | None, measure: Measure) -> np.ndarray:
+    vectors = source.take(rows).astype(np.float64)
+    if mean is not None:
+        vectors = unit_length(vectors) - mean
+    return unit_length(vectors) if measure.unit else vectors
