@@ -25,9 +25,12 @@ from workers.runtime import OpenJob
 def model_of(job: Job, settings: Settings) -> ResolvedModel:
     """The job's model as it is here.
 
-    Raises ModelError where it is not here, SpecMismatch where it is another than the one that the job was planned with.
+    Raises Refused for a job without vectors, ModelError where the model is not here, SpecMismatch where it is another
+    than the one that the job was planned with.
     """
     spec, space = job.record.spec, job.record.space
+    if space.scoring is not None:
+        raise Refused(f"{job.id} scores pairs and has no vectors; search the job that its items were embedded by")
     model = resolve_model(spec.model, cache=settings.model_cache)
     if model.card.digest != spec.model_digest:
         raise SpecMismatch(f"the files of model {spec.model} here are not those that {job.id} was planned with")
