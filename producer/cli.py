@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from producer.cli_eval import evaluate
 from producer.cli_join import join
 from producer.cli_rerank import rerank
+from producer.cli_search import search
 from producer.error_limit import ErrorLimit
 from producer.job_options import AllowUnpinned, OnlyModality, SizeName, seconds_of, takes_job
 from schemas.errors import EmbedmillError
@@ -696,9 +698,6 @@ def _examine_workers() -> "Iterator[Finding]":
     yield Finding(what="decoders", ok=jailed, seen=seen, fix="allow the container seccomp, or trust the media")
 
 
-app.command(epilog=EPILOG)(rerank)
-
-
 @models_app.command("list", epilog=EPILOG)
 def list_models(as_json: Json = False) -> None:
     """List the models that have a short name: dimensions, size of device, what they take.
@@ -778,6 +777,11 @@ def _show_card(card: "ModelCard", known: "KnownModel | None", *, as_json: bool, 
     print("\n".join(card_lines(card, known)))
     if problem is not None:
         print(f"{'here':11} {problem or 'it can be fed on this machine'}")
+
+
+app.command(epilog=EPILOG)(rerank)
+app.command("eval", epilog=EPILOG)(evaluate)
+app.command(epilog=EPILOG)(search)
 
 
 def main() -> None:
