@@ -114,7 +114,7 @@ def _join(folder: Path, asked: argparse.Namespace, run: int) -> tuple[float, flo
             time.sleep(0.05)
         took = time.perf_counter() - begun
         assert process.returncode == 0 and process.stdout is not None
-        return took, json.loads(process.stdout.read())["seconds"], peak
+        return took, float(json.loads(process.stdout.read())["seconds"]), peak
 
 
 def _high_water_mb(pid: int) -> float:
