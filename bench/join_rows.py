@@ -120,7 +120,7 @@ def _join(folder: Path, asked: argparse.Namespace, run: int) -> tuple[float, flo
 def _high_water_mb(pid: int) -> float:
     """The most memory that a process has taken up so far, MiB; 0 where it has ended."""
     lines = [line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
-    return next((int(line[1]) / 1024 for line in lines if line[0] == "VmHWM:"), 0.0)
+    return next((float(line[1]) / 1024 for line in lines if line[0] == "VmHWM:"), 0.0)
 
 
 def _peer(kind: str, folder: Path, asked: argparse.Namespace) -> float:
@@ -132,7 +132,7 @@ def _peer(kind: str, folder: Path, asked: argparse.Namespace) -> float:
     threads = {"OMP_NUM_THREADS": str(asked.threads), "OPENBLAS_NUM_THREADS": str(asked.threads)}
     words = [str(python), "-c", _PEER, kind, str(asked.threads), str(folder)]
     done = subprocess.run(words, capture_output=True, text=True, check=True, env=os.environ | threads)
-    return asked.peer_rows * asked.right / float(done.stdout) / 1e6
+    return float(asked.peer_rows * asked.right) / float(done.stdout) / 1e6
 
 
 def _peak(left: np.ndarray, right: np.ndarray, threads: int) -> float:
