@@ -16,6 +16,10 @@ demo: $(DONE)
 	$(BIN)/embedmill run examples/demo/manifest.jsonl --model sounds --out out/demo-sounds --modality audio
 	@echo "==> embedding the demo's queries with the same model"
 	$(BIN)/embedmill run examples/demo/queries.jsonl --model demo --out out/demo-queries --quiet > /dev/null
+	@echo "==> joining the queries with the images, and measuring the result"
+	$(BIN)/embedmill join out/demo-queries out/demo --right-modality image --score csls --top-k 10 \
+	    --keep-right title --out out/demo-pairs
+	$(BIN)/embedmill eval out/demo-pairs --judged examples/demo/queries.jsonl
 	$(BIN)/python examples/ask_demo.py out/demo out/demo-queries out/demo-sounds
 
 test: $(DONE)
