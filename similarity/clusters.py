@@ -95,7 +95,7 @@ def _order(
     table = pa.table({"cluster": cluster, "value": values, "place": place})
     by_value = "ascending" if keep_least else "descending"
     keys = [("cluster", "ascending"), ("value", by_value), ("place", "ascending")]
-    best = np.asarray(pc.sort_indices(table, sort_keys=keys, null_placement="at_end"))
+    best = np.asarray(pc.sort_indices(table, sort_keys=keys))  # nulls come last
     is_first = np.zeros(len(rows), np.bool_)
     is_first[best[np.unique(_first_of(cluster[best]))]] = True
     return np.lexsort((place, ~is_first, cluster))
