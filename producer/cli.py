@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from producer.cli_dedup import dedup
 from producer.cli_eval import evaluate
 from producer.cli_join import join
 from producer.cli_rerank import rerank
@@ -779,6 +780,7 @@ def _show_card(card: "ModelCard", known: "KnownModel | None", *, as_json: bool, 
         print(f"{'here':11} {problem or 'it can be fed on this machine'}")
 
 
+app.command(epilog=EPILOG)(dedup)
 app.command(epilog=EPILOG)(rerank)
 app.command("eval", epilog=EPILOG)(evaluate)
 app.command(epilog=EPILOG)(search)

@@ -96,9 +96,9 @@ def join(
         not_self=no_self,
         force=force,
         memory=bytes_of(memory),
-        threads=threads or _cores(),
+        threads=threads or usable_threads(),
     )
-    done = join_here(request, out, max_pairs=max_pairs, progress=_nothing if quiet or as_json else Lines())
+    done = join_here(request, out, max_pairs=max_pairs, progress=nothing if quiet or as_json else Lines())
     print(json.dumps(done.to_dict()) if as_json else done.line)
     if done.forced and not as_json:
         print(f"{done.join}: FORCED: the spaces differ in {', '.join(done.forced)}", file=sys.stderr)
@@ -118,10 +118,10 @@ class Lines:
             print(f"{stage}: {done} of {panels} panels{told}", file=sys.stderr, flush=True)
 
 
-def _nothing(stage: str, done: int, panels: int, pairs: int) -> None: ...
+def nothing(stage: str, done: int, panels: int, pairs: int) -> None: ...
 
 
-def _cores() -> int:
+def usable_threads() -> int:
     from workers.supervise import usable_cores
 
     return usable_cores()

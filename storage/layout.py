@@ -6,6 +6,9 @@ from schemas.rows import Modality
 
 JOB = "job.json"
 JOIN = "join.json"  # of a join, which has no job.json
+DEDUP = "dedup.json"  # of a dedup, which has no job.json either
+CLUSTERS = "clusters.parquet"  # of a dedup: the rows that have copies
+KEEP = "keep.parquet"  # of a dedup: the ids of the rows that stay
 CANCELLED = "control/cancelled.json"  # present while a job is cancelled
 STOPPED = "control/stopped.json"  # present while a job is stopped, and why
 SUBMITTED = "control/submitted.json"  # present from submit on: a coordinator may drive the job
