@@ -1,288 +1,279 @@
-"""The kernel: for each row of a panel the best rows of a side, or all above a threshold; exact, whatever it runs on.
+"""The kernel: which right rows score best with each left row, exactly, whatever the blocks, threads and machine.
 
-A scan in float32 (torch's GEMM, chunk maxima) finds candidates; scores are computed anew by similarity/exact.py.
-That the scan has passed nothing over is proved row by row, by the bound of a float32 sum's error; rows where ties or
-near ties keep that from being proved are scanned again in float64. So neither blocks, tiles, threads nor the processor
-change the answer: by score as float32, descending, then by the row's number.
-
-Free of I/O and of job types. `blocks` are iterated up to three times: give a list, or an object with `__iter__`.
+A block of products in float32 only says which pairs may count. Each of these is scored again in float64 and rounded to
+float32: that is its score. How far the two may be apart is bounded (`Measure.error`), so none is missed.
+Order: score descending, then right row ascending.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from similarity.ahead import ahead
-from similarity.exact import Form, exact_scores
-from similarity.rows import Rows
-from similarity.settling import settle
-from similarity.threads import Each, each_of
-from similarity.tiles import (
-    BlockSide,
-    Engine,
-    PanelSide,
-    Precision,
-    block_side,
-    error_bound,
-    hide_own,
-    panel_side,
-    standing_out,
-    tile,
-)
+from similarity.measure import COSINE, Measure
 
-#: Candidates kept beside the `k` that are asked for: as few as still prove most rows.
-_SPARE = {Precision.FP32: (1.0, 6), Precision.TF32: (2.0, 16), Precision.BF16: (4.0, 32)}
-#: Beyond so many hits a row, all of a tile is sorted instead.
-_MANY_HITS = 32
-_RESCORED_AT_ONCE = 8192
+#: Rows of a tile of scores: 16 MiB of float32 together with TILE_RIGHT.
+TILE_LEFT = 1024
+TILE_RIGHT = 4096
+#: Scores are looked at by their greatest in so many: reading it costs a sixteenth of reading them.
+_CHUNK = 64
+#: Chunks that are looked into, and values of vectors that are scored again, at a time: more would only take memory.
+_CHUNKS_AT_ONCE = 16_384
+_VALUES_AT_ONCE = 2**20
+_NO_ROW = -1
 
 
 @dataclass(frozen=True, slots=True)
-class TopK:
-    """For each row of a panel its best rows, the best first."""
+class Block:
+    """Some right rows in a row: float32 (n, dim), and the number of the first."""
 
-    rows: np.ndarray  # int64 (n, k): numbers of rows of the other side; -1 where it has fewer
-    scores: np.ndarray  # float32 (n, k); -inf where there is none
-    settled: int  # rows that float32 could not decide, done again in float64
+    first: int
+    vectors: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.vectors)
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
     """Pairs of rows, by left row, then score descending, then right row."""
 
-    left: np.ndarray  # int64 (n,): numbers of rows, as the panel counts them
-    right: np.ndarray  # int64 (n,)
-    scores: np.ndarray  # float32 (n,)
+    left: np.ndarray  # int64
+    right: np.ndarray  # int64
+    scores: np.ndarray  # float32
 
     def __len__(self) -> int:
         return len(self.left)
 
 
-class TooManyPairs(Exception):
-    """A panel has more pairs above the threshold than the caller wants to hold; fewer rows, or a higher threshold."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which pairs are wanted: the `top_k` best of each left row, those of at least `threshold`, or both at once.
 
-
-def top_k(
-    panel: Rows,
-    blocks: Iterable[Rows],
-    k: int,
-    *,
-    form: Form = Form.COSINE,
-    engine: Engine | None = None,
-    no_self: bool = False,
-) -> TopK:
-    """The `k` best rows of `blocks` for each row of `panel`; with `no_self` never the row of its own number."""
-    engine = engine or Engine()
-    factor, more = _SPARE[engine.precision]
-    with each_of(engine) as each:
-        scan = _TopScan(panel, form, engine, int(k * factor) + more, no_self=no_self)
-        for block in ahead(blocks):
-            scan.see(block, each)
-        rows, upper = scan.candidates()
-        scores = _rescored(panel, rows, blocks, form, each)
-        order = np.lexsort((rows, -scores), axis=1)[:, :k]
-        best = TopK(np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1), 0)
-        open_ = _undecided(best, upper, k)
-        if not len(open_):
-            return _widened(best, k)
-        least = best.scores[open_, k - 1]
-        found = settle(panel, open_, least, ahead(blocks), k, form=form, no_self=no_self, each=each)
-    best.rows[open_], best.scores[open_] = found
-    return TopK(best.rows, best.scores, len(open_))
-
-
-def pairs_above(
-    panel: Rows,
-    blocks: Iterable[Rows],
-    threshold: float,
-    *,
-    form: Form = Form.COSINE,
-    engine: Engine | None = None,
-    no_self: bool = False,
-    upper: bool = False,
-    most: int | None = None,
-) -> Pairs:
-    """Every pair whose score, as float32, is `threshold` as float32 or more.
-
-    With `no_self` no row meets that of its own number; with `upper` only those of higher numbers: a self-join's half.
-    Raises TooManyPairs as soon as there are more than `most`.
+    `after_self`: only right rows with a greater number than the left one (a set joined with itself, each pair once);
+    `not_self`: all but the row itself.
     """
-    engine = engine or Engine()
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    count, least = 0, np.float32(threshold)
-    with each_of(engine) as each:
-        side: PanelSide | None = None
-        for rows in ahead(blocks):
-            if upper and rows.first + len(rows) <= panel.first + 1:
-                continue
-            if side is None:
-                side = panel_side(panel, form, engine, biased=rows.offset is not None)
-            for at in range(0, len(rows), engine.tile_columns):
-                block = rows.cut(at, min(len(rows), at + engine.tile_columns))
-                see = _threshold_tile(panel, side, block, least, form, engine, no_self=no_self, upper=upper)
-                new = [part for part in each(see, range(0, len(panel), engine.tile_rows)) if len(part[0])]
-                found += new
-                count += sum(len(part[0]) for part in new)
-                if most is not None and count > most:
-                    raise TooManyPairs(f"more than {most:,} pairs of {len(panel):,} rows")
-    return _in_order(found)
+
+    top_k: int | None = None
+    threshold: float | None = None
+    after_self: bool = False
+    not_self: bool = False
+
+    @property
+    def floor(self) -> np.float32:
+        """The least score that counts."""
+        return np.float32(-np.inf if self.threshold is None else self.threshold)
 
 
-def _threshold_tile(
-    panel: Rows,
-    side: PanelSide,
-    rows: Rows,
-    least: np.float32,
-    form: Form,
-    engine: Engine,
+def join(
+    left: Block,
+    right: Iterable[Block],
+    wanted: Wanted,
     *,
-    no_self: bool,
-    upper: bool,
-) -> Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """What one tile gives: left rows, right rows and scores of the pairs above `least`, for the tile's first row."""
-    block = block_side(rows, form, engine)
-    below = float(np.nextafter(least, np.float32(-np.inf)))  # all that rounds to `least` lies above
-    floors = _rounded_down((below + side.shift) / side.gain - _bound(side, block, panel.dim, form, engine))
-    bars = torch.from_numpy(floors).to(engine.device)
+    measure: Measure = COSINE,
+    threads: int = 1,
+    limit: Callable[[int], None] = lambda pairs: None,
+) -> Pairs:
+    """The wanted pairs of the rows of `left` with those of `right`, whose blocks come in the order of their rows.
 
-    def see(start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        stop = min(len(panel), start + engine.tile_rows)
-        scores = tile(side, start, stop, block)
-        if no_self or upper:
-            hide_own(scores, side.first + start, block.first, below=upper)
-        row, column, _ = standing_out(scores, bars[start:stop])
-        left, right = row.cpu().numpy() + start, column.cpu().numpy()
-        exact = exact_scores(panel, left, rows, right, form)
-        kept = exact >= least
-        return left[kept] + panel.first, right[kept] + rows.first, exact[kept]
+    `limit` is told how many pairs are held after each block, and may raise.
+    """
+    tiles = [
+        _Tile(Block(left.first + at, left.vectors[at : at + TILE_LEFT]), wanted, measure)
+        for at in range(0, len(left), TILE_LEFT)
+    ]
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # two threads of one each beat one of two: docs/joins.md
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            for block in right:
+                for part in _parts(block):
+                    scan = _Scan(part, measure)
+                    list(pool.map(scan.of, tiles))
+                limit(sum(tile.held for tile in tiles))
+    finally:
+        torch.set_num_threads(before)
+    return _joined([tile.pairs() for tile in tiles])
 
-    return see
+
+def _parts(block: Block) -> Iterator[Block]:
+    for at in range(0, len(block), TILE_RIGHT):
+        yield Block(block.first + at, block.vectors[at : at + TILE_RIGHT])
 
 
-class _TopScan:
-    """The running candidates of each row of a panel: the best by scan score."""
+def _joined(parts: list[Pairs]) -> Pairs:
+    if not parts:
+        return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+    return Pairs(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("left", "right", "scores")))
 
-    def __init__(self, panel: Rows, form: Form, engine: Engine, keep: int, *, no_self: bool) -> None:
-        self._panel, self._form, self._engine, self._keep, self._no_self = panel, form, engine, keep, no_self
-        self._scores = torch.full((len(panel), keep), -torch.inf, device=engine.device)
-        self._rows = torch.full((len(panel), keep), -1, dtype=torch.int64, device=engine.device)
-        self._side: PanelSide | None = None
-        self._bound = np.zeros(len(panel))
-        self._seen = 0
 
-    def see(self, rows: Rows, each: Each) -> None:
-        """Look at the next block."""
-        engine = self._engine
-        if self._side is None:
-            self._side = panel_side(self._panel, self._form, engine, biased=rows.offset is not None)
-        for at in range(0, len(rows), engine.tile_columns):
-            block = block_side(rows.cut(at, min(len(rows), at + engine.tile_columns)), self._form, engine)
-            bound = _bound(self._side, block, self._panel.dim, self._form, engine)
-            np.maximum(self._bound, bound, out=self._bound)
-            for _ in each(self._tile(self._side, block), range(0, len(self._panel), engine.tile_rows)):
-                pass
-            self._seen += block.count
+def unit_length(vectors: np.ndarray) -> np.ndarray:
+    """float64 (n, dim) `vectors` of length one; those of length zero as they are."""
+    lengths = _lengths(vectors)[:, None]
+    unit: np.ndarray = vectors / np.where(lengths > 0, lengths, 1.0)
+    return unit
 
-    def _tile(self, side: PanelSide, block: BlockSide) -> Callable[[int], None]:
-        def see(start: int) -> None:
-            stop = min(len(self._panel), start + self._engine.tile_rows)
-            scores = tile(side, start, stop, block)
-            if self._no_self:
-                hide_own(scores, side.first + start, block.first)
-            self._merge(start, stop, scores, block.first)
 
-        return see
+def _lengths(vectors: np.ndarray) -> np.ndarray:
+    return np.asarray(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)))
 
-    def _merge(self, start: int, stop: int, scores: torch.Tensor, first: int) -> None:
-        bars = self._scores[start:stop].amin(1)
-        full = bool(bars.min() > -torch.inf)
-        if full:
-            row, column, value = standing_out(scores, bars)
-            if not len(row):
-                return
-            counts = torch.bincount(row, minlength=stop - start)
-            widest = int(counts.max())
-        if full and widest <= _MANY_HITS * 2 and len(row) <= _MANY_HITS * (stop - start):
-            place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
-            values = torch.full((stop - start, widest), -torch.inf, device=row.device)
-            columns = torch.full((stop - start, widest), -1, dtype=torch.int64, device=row.device)
-            values[row, place], columns[row, place] = value, column + first
+
+class _Side:
+    """Vectors as the measure takes them: float32 for the scan, float64 for the score of a pair."""
+
+    def __init__(self, vectors: np.ndarray, mean: np.ndarray | None, unit: bool) -> None:
+        self._vectors, self._mean = vectors, mean
+        self._unit = unit
+        exact = self.exact(slice(None))
+        self.lengths = _lengths(exact)
+        self.scanned = torch.from_numpy(exact.astype(np.float32))
+
+    def exact(self, rows: np.ndarray | slice) -> np.ndarray:
+        """float64 (n, dim) of these rows, of unit length where the measure is the cosine."""
+        wide = self._vectors[rows].astype(np.float64)
+        if self._mean is not None:
+            wide = unit_length(wide) - self._mean
+        return unit_length(wide) if self._unit else wide
+
+
+class _Tile:
+    """Some left rows and the best pairs of theirs so far."""
+
+    def __init__(self, rows: Block, wanted: Wanted, measure: Measure) -> None:
+        self.rows, self._wanted, self._measure = rows, wanted, measure
+        self.side = _Side(rows.vectors, measure.left_mean, measure.unit)
+        self.terms = measure.left(rows.first, len(rows))
+        self._kept: list[Pairs] = []  # threshold alone: nothing is ever dropped
+        k = wanted.top_k or 0
+        self._scores = np.full((len(rows), k), -np.inf, np.float32)
+        self._right = np.full((len(rows), k), _NO_ROW, np.int64)
+        self.bound = np.full(len(rows), -np.inf if k else wanted.floor)  # by left row: no lesser score can count
+
+    @property
+    def top_k(self) -> int:
+        return self._scores.shape[1]
+
+    @property
+    def held(self) -> int:
+        return sum(map(len, self._kept)) + int((self._right != _NO_ROW).sum())
+
+    def allowed(self, at: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Which pairs of a row of this tile, by its place, and a right row are wanted at all."""
+        own = self.rows.first + at
+        if self._wanted.after_self:
+            return right > own
+        return right != own if self._wanted.not_self else np.ones(len(at), np.bool_)
+
+    def may_skip(self, block: Block) -> bool:
+        return self._wanted.after_self and block.first + len(block) <= self.rows.first + 1
+
+    def add(self, at: np.ndarray, right: np.ndarray, scores: np.ndarray) -> None:
+        """Take in pairs with their final scores."""
+        good = (scores >= self.bound[at]) & self.allowed(at, right)
+        at, right, scores = at[good], right[good], scores[good]
+        if not len(at):
+            return
+        if self._wanted.top_k:
+            self._merge(at, right, scores)
         else:
-            values, columns = scores.topk(min(self._keep, scores.shape[1]), dim=1, sorted=False)
-            columns = torch.where(values > -torch.inf, columns + first, -1)
-        values = torch.cat([self._scores[start:stop], values], 1)
-        columns = torch.cat([self._rows[start:stop], columns], 1)
-        best, at = values.topk(self._keep, dim=1, sorted=False)
-        self._scores[start:stop], self._rows[start:stop] = best, columns.gather(1, at)
+            self._kept.append(Pairs(at, right, scores))
 
-    def candidates(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows int64 (n, keep), -1 for none; and float64 (n,), what the score of any other row is below, or -inf."""
-        worst = self._scores.amin(1).double().cpu().numpy()
-        rows = self._rows.cpu().numpy()
-        if self._side is None:
-            return rows, worst
-        upper = (worst + self._bound) * self._side.gain - self._side.shift
-        return rows, np.where(np.isfinite(worst), upper + 1e-12 * np.abs(upper), -np.inf)
+    def _merge(self, at: np.ndarray, right: np.ndarray, scores: np.ndarray) -> None:
+        touched, place = np.unique(at, return_inverse=True)
+        k = self._scores.shape[1]
+        rows = np.concatenate([np.repeat(np.arange(len(touched)), k), place])
+        all_scores = np.concatenate([self._scores[touched].reshape(-1), scores])
+        all_right = np.concatenate([self._right[touched].reshape(-1), right])
+        order = np.lexsort((all_right, -all_scores, rows))
+        begins = np.searchsorted(rows[order], np.arange(len(touched)))
+        best = order[begins[:, None] + np.arange(k)]  # each row has k at least: its old ones
+        self._scores[touched], self._right[touched] = all_scores[best], all_right[best]
+        self.raise_bound(self._scores[:, -1])
 
+    def raise_bound(self, scores: np.ndarray) -> None:
+        """Take note of scores, by left row, that as many pairs as are wanted reach."""
+        self.bound = np.maximum(self.bound, np.maximum(scores, self._wanted.floor))
 
-def _rescored(panel: Rows, rows: np.ndarray, blocks: Iterable[Rows], form: Form, each: Each) -> np.ndarray:
-    """float32 (n, m): the exact scores of the candidates `rows` (n, m); -inf where there is none."""
-    order = np.argsort(rows, axis=None, kind="stable")
-    numbers = rows.reshape(-1)[order]
-    scores = np.full(rows.size, -np.inf, np.float32)
-    for block in ahead(blocks):
-        start, stop = np.searchsorted(numbers, [block.first, block.first + len(block)])
-
-        def rescore(at: int, block: Rows = block, stop: int = stop) -> None:
-            part = order[at : min(stop, at + _RESCORED_AT_ONCE)]
-            right = rows.reshape(-1)[part] - block.first
-            scores[part] = exact_scores(panel, part // rows.shape[1], block, right, form)
-
-        for _ in each(rescore, range(start, stop, _RESCORED_AT_ONCE)):
-            pass
-    return scores.reshape(rows.shape)
+    def pairs(self) -> Pairs:
+        """All that was taken in, in order."""
+        if self._wanted.top_k:
+            found = self._right != _NO_ROW
+            left = np.repeat(self.rows.first + np.arange(len(self.rows)), found.sum(axis=1))
+            return Pairs(left, self._right[found], self._scores[found])
+        kept = _joined(self._kept)
+        order = np.lexsort((kept.right, -kept.scores, kept.left))
+        return Pairs(self.rows.first + kept.left[order], kept.right[order], kept.scores[order])
 
 
-def _undecided(best: TopK, upper: np.ndarray, k: int) -> np.ndarray:
-    """The places of rows where one that was passed over might belong among the best."""
-    if best.scores.shape[1] < k:
-        return np.empty(0, np.int64)
-    might_be = np.nextafter(upper.astype(np.float32), np.float32(np.inf))
-    return np.flatnonzero((best.scores[:, k - 1] <= might_be) & np.isfinite(upper))
+class _Scan:
+    """A block of right rows, scanned against tiles of left rows."""
+
+    def __init__(self, block: Block, measure: Measure) -> None:
+        self._block, self._measure = block, measure
+        self._side = _Side(block.vectors, measure.right_mean, measure.unit)
+        self._longest = float(self._side.lengths.max(initial=0.0))
+        self._add = measure.right(block.first, len(block))
+
+    def of(self, tile: _Tile) -> None:
+        """Give `tile` the pairs of this block that count."""
+        if tile.may_skip(self._block):
+            return
+        scores = self._scores(tile)
+        dim = self._block.vectors.shape[1]
+        error = self._measure.error(dim, tile.terms, self._add, tile.side.lengths * self._longest)
+        if tile.top_k and not np.isfinite(tile.bound).all():
+            tile.raise_bound(self._reached(tile, scores))
+        least = np.nextafter((tile.bound - error).astype(np.float32), np.float32(-np.inf))
+        for at, columns in _above(scores, least):
+            tile.add(at, self._block.first + columns, self._exact(tile, at, columns))
+
+    def _scores(self, tile: _Tile) -> torch.Tensor:
+        """float32 (left, right) of the tile, near to the true ones."""
+        products = tile.side.scanned @ self._side.scanned.T
+        if self._measure.is_plain:
+            return products
+        scored = self._measure.score(products.numpy(), tile.terms.as_column(), self._add.astype(np.float32))
+        return torch.from_numpy(np.asarray(scored, np.float32))
+
+    def _reached(self, tile: _Tile, scores: torch.Tensor) -> np.ndarray:
+        """A score, by left row, that `top_k` pairs of this block reach: without a bound all pairs would count.
+
+        -inf where the block has too few rows that are wanted.
+        """
+        some = min(2 * tile.top_k, scores.shape[1])  # twice: some may not be wanted
+        columns = torch.topk(scores, some, dim=1, sorted=False).indices.numpy().reshape(-1)
+        at = np.repeat(np.arange(len(tile.rows)), some)
+        found = self._exact(tile, at, columns)
+        found[~tile.allowed(at, self._block.first + columns)] = -np.inf
+        if some < tile.top_k:
+            return np.full(len(tile.rows), -np.inf, np.float32)
+        reached: np.ndarray = np.partition(found.reshape(-1, some), some - tile.top_k, axis=1)[:, some - tile.top_k]
+        return reached
+
+    def _exact(self, tile: _Tile, at: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """The scores of pairs, by their places in the tile and in this block: float64, rounded to float32 once."""
+        scores = np.empty(len(at), np.float32)
+        step = max(64, _VALUES_AT_ONCE // self._block.vectors.shape[1])
+        for begin in range(0, len(at), step):
+            rows, those = at[begin : begin + step], columns[begin : begin + step]
+            c = np.einsum("ij,ij->i", tile.side.exact(rows), self._side.exact(those))
+            scores[begin : begin + step] = self._measure.score(c, tile.terms.of(rows), self._add[those])
+        return scores
 
 
-def _widened(best: TopK, k: int) -> TopK:
-    missing = k - best.rows.shape[1]
-    if missing <= 0:
-        return best
-    pad = ((0, 0), (0, missing))
-    return TopK(
-        np.pad(best.rows, pad, constant_values=-1),
-        np.pad(best.scores, pad, constant_values=-np.inf),
-        best.settled,
-    )
-
-
-def _in_order(found: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Pairs:
-    nothing = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
-    left, right, scores = (np.concatenate(column) for column in zip(nothing, *found, strict=True))
-    order = np.lexsort((right, -scores, left))
-    return Pairs(left[order], right[order], scores[order])
-
-
-def _bound(side: PanelSide, block: BlockSide, dim: int, form: Form, engine: Engine) -> np.ndarray:
-    return error_bound(
-        side,
-        dim,
-        form,
-        engine.precision,
-        longest=block.longest,
-        most_bias=block.most_bias,
-        least=block.least_offset,
-    )
-
-
-def _rounded_down(values: np.ndarray) -> np.ndarray:
-    return np.nextafter(values.astype(np.float32), np.float32(-np.inf))
+def _above(scores: torch.Tensor, least: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The places (row, column) of scores that reach their row's `least`, chunk by chunk of columns."""
+    bound = torch.from_numpy(least)[:, None]
+    whole = scores.shape[1] // _CHUNK * _CHUNK
+    if whole:
+        chunked = scores[:, :whole].reshape(len(scores), -1, _CHUNK)
+        rows, chunks = (chunked.amax(dim=2) >= bound).nonzero(as_tuple=True)
+        for begin in range(0, len(rows), _CHUNKS_AT_ONCE):
+            part, of = rows[begin : begin + _CHUNKS_AT_ONCE], chunks[begin : begin + _CHUNKS_AT_ONCE]
+            picked, within = (chunked[part, of] >= bound[part]).nonzero(as_tuple=True)
+            yield part[picked].numpy(), (of[picked] * _CHUNK + within).numpy()
+    if whole < scores.shape[1]:
+        rows, columns = (scores[:, whole:] >= bound).nonzero(as_tuple=True)
+        yield rows.numpy(), (columns + whole).numpy()
