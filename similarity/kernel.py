@@ -117,7 +117,7 @@ def unit_length(vectors: np.ndarray) -> np.ndarray:
 
 
 def _lengths(vectors: np.ndarray) -> np.ndarray:
-    return np.sqrt(_dots(vectors, vectors))
+    return np.asarray(np.sqrt(_dots(vectors, vectors)))
 
 
 def _dots(x: np.ndarray, y: np.ndarray) -> np.ndarray:
