@@ -8,9 +8,12 @@ from schemas.join import JoinSide, JoinSpec, Score
 from schemas.space import incomparable
 from similarity.join import Effort, comparable
 from similarity.kernel import TILE_LEFT, TILE_RIGHT
+from similarity.scores import random_pairs
 from similarity.vectors import VectorSource, open_vectors
 
 DEFAULT_TOP_K = 10
+#: A threshold that fewer random pairs reach would be chance.
+_LEAST_BEYOND = 10
 #: A panel of more left rows would take long to do again after a kill; of fewer, read the right side too often.
 _MOST_PANEL_ROWS = 65_536
 _LEAST_PANEL_ROWS = 256
@@ -66,7 +69,7 @@ def plan_join(request: JoinRequest) -> PlannedJoin:
     forced = comparable(left, right, differing, force=request.force)
     _refuse_what_misleads(request, left, right)
     top_k = request.top_k
-    if top_k is None and request.threshold is None and request.fpr is None:
+    if top_k is None and (request.mutual or (request.threshold is None and request.fpr is None)):
         top_k = DEFAULT_TOP_K
     block_rows = _block_rows(request.memory, left.dim)
     spec = JoinSpec(
@@ -130,6 +133,11 @@ def _refuse_what_misleads(request: JoinRequest, left: VectorSource, right: Vecto
         raise Refused("--fpr and --threshold both name a threshold; give one")
     if request.fpr is not None and not 0 < request.fpr < 1:
         raise Refused(f"--fpr {request.fpr:g} is no share of random pairs; give one between 0 and 1, such as 0.001")
+    if request.fpr is not None and request.fpr * random_pairs(left, right) < _LEAST_BEYOND:
+        raise Refused(
+            f"--fpr {request.fpr:g} of the {random_pairs(left, right):,} random pairs that there are is less than "
+            f"{_LEAST_BEYOND}: too few to name a threshold; give a larger share"
+        )
     if (request.not_self or request.after_self) and left.digest != right.digest:
         raise Refused("--no-self is for a set that is joined with itself; these are two")
 
