@@ -66,7 +66,7 @@ def plan_join(request: JoinRequest) -> PlannedJoin:
     forced = comparable(left, right, differing, force=request.force)
     _refuse_what_misleads(request, left, right)
     top_k = request.top_k
-    if top_k is None and request.threshold is None and request.fpr is None:
+    if top_k is None and (request.mutual or (request.threshold is None and request.fpr is None)):
         top_k = DEFAULT_TOP_K
     block_rows = _block_rows(request.memory, left.dim)
     spec = JoinSpec(

@@ -14,7 +14,7 @@ def _none() -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """How pairs are scored: `(times * c + left_add + right_add) * left_times`, where c is the cosine or the product.
+    """How pairs are scored: `(times * c + (left_add + right_add)) * left_times`, where c is the cosine or the product.
 
     With `is_ratio` it is `2 c / (left_add + right_add)` instead. Terms are float64, one for each row of their side;
     empty arrays stand for none. `left_mean` and `right_mean`, float64 (dim,), are taken from the vectors, once these
@@ -60,7 +60,7 @@ class Measure:
         if self.is_plain:
             return c
         scores = (
-            2 * c / (left.add + right_add) if self.is_ratio else (self.times * c + left.add + right_add) * left.times
+            2 * c / (left.add + right_add) if self.is_ratio else (self.times * c + (left.add + right_add)) * left.times
         )
         return np.asarray(scores)
 

@@ -23,6 +23,9 @@ from storage.shards import footer_of, published_shards
 from storage.store import Store, canonical_location, open_store
 
 _READERS = 16
+#: Rows, and bytes, of a file that are in memory at a time where the caller names no number.
+_STREAMED = 8192
+_BYTES = 8 * 2**20
 _PARQUET = (".parquet", ".pq")
 
 
@@ -67,10 +70,10 @@ class VectorSource:
         end = self.rows if count is None else first + count
         for group in self.groups:
             if group.first < end and group.first + group.rows > first:
-                vectors = self._vectors(group)[max(0, first - group.first) : end - group.first]
-                at = max(first, group.first)
-                for begin in range(0, len(vectors), size):
-                    yield Block(at + begin, vectors[begin : begin + size])
+                for block in self._stream(group, size):
+                    begin, stop = max(0, first - block.first), min(len(block), end - block.first)
+                    if begin < stop:
+                        yield Block(block.first + begin, block.vectors[begin:stop])
 
     def vectors(self, first: int, count: int) -> np.ndarray:
         """float32 (count, dim): the vectors of some rows in a row."""
@@ -79,7 +82,7 @@ class VectorSource:
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """float32 (n, dim): the vectors of these rows, which must be in ascending order."""
-        parts = [self._vectors(group)[wanted - group.first] for group, wanted in self._by_group(rows)]
+        parts = [self._taken(group, wanted) for group, wanted in self._by_group(rows)]
         return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
 
     def columns(self, names: Sequence[str], rows: np.ndarray) -> pa.Table:
@@ -100,14 +103,24 @@ class VectorSource:
             if begin < end:
                 yield group, rows[begin:end]
 
-    def _vectors(self, group: _Group) -> np.ndarray:
+    def _stream(self, group: _Group, size: int) -> Iterator[Block]:
+        """A row group, which may be of any length in files of others, as blocks of at most `size` rows."""
+        at = group.first
         with open_parquet(self.store, group.key) as file:
-            column = file.read_row_group(group.number, columns=[self.column], use_threads=False)[self.column]
-        vectors = self._decoded(_matrix(column.combine_chunks(), self._width, f"{self.location}: {group.key}"))
-        if not np.isfinite(vectors).all():
-            bad = int((~np.isfinite(vectors).all(axis=1)).argmax())
-            raise Refused(f"{self.location}: row {group.first + bad} of {group.key} has a value that is not finite")
-        return vectors
+            for batch in file.iter_batches(size, row_groups=[group.number], columns=[self.column], use_threads=False):
+                vectors = self._decoded(_matrix(batch.column(0), self._width, f"{self.location}: {group.key}"))
+                if not np.isfinite(vectors).all():
+                    bad = at + int((~np.isfinite(vectors).all(axis=1)).argmax())
+                    raise Refused(f"{self.location}: row {bad} of {group.key} has a value that is not finite")
+                yield Block(at, vectors)
+                at += len(vectors)
+
+    def _taken(self, group: _Group, rows: np.ndarray) -> np.ndarray:
+        parts = [np.zeros((0, self.dim), np.float32)]
+        for block in self._stream(group, _STREAMED):
+            begin, end = np.searchsorted(rows, [block.first, block.first + len(block)])
+            parts.append(block.vectors[rows[begin:end] - block.first])
+        return np.concatenate(parts)
 
     @property
     def _width(self) -> int:
@@ -118,7 +131,7 @@ class VectorSource:
             return np.unpackbits(values, axis=1, count=self.dim).astype(np.float32) * 2 - 1
         if self.kind == "int8" and self.ranges is not None:
             return self.ranges.values(values)
-        return values.astype(np.float32)
+        return values.astype(np.float32, copy=False)
 
 
 def open_vectors(
@@ -191,7 +204,7 @@ def _foreign(store: Store, location: str, keys: list[str], id_column: str, colum
         column=column,
         dim=_dim(store, groups, schema, column, location),
         kind=kind,
-        digest=_digest(hashlib.sha256(store.get(key)).hexdigest() for key in keys),
+        digest=_digest(_file_sha256(store, key) for key in keys),
         types=_types(schema, id_column),
     )
     _require_distinct(source)
@@ -277,6 +290,13 @@ def _types(schema: pa.Schema, id_column: str) -> dict[str, pa.DataType]:
 
 def _digest(parts: Iterator[str]) -> str:
     return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()
+
+
+def _file_sha256(store: Store, key: str) -> str:
+    digest = hashlib.sha256()
+    for at in range(0, store.size(key) or 0, _BYTES):
+        digest.update(store.get_range(key, at, _BYTES))
+    return digest.hexdigest()
 
 
 def _names(schema: pa.Schema) -> str:

@@ -14,6 +14,7 @@ from schemas.join import Score
 from similarity.join_proof import prove_join
 from similarity.join_request import JoinRequest, SideRequest, bytes_of, plan_join
 from similarity.joining import Joined, join_here
+from similarity.vectors import open_vectors
 from storage import layout
 from storage.store import open_store
 
@@ -244,3 +245,29 @@ def test_amounts_of_memory() -> None:
     assert [bytes_of(text) for text in ("512MB", "4 G", "1.5GiB", "77")] == [2**29, 2**32, 3 * 2**29, 77]
     with pytest.raises(Refused, match="512MB"):
         bytes_of("much")
+
+
+def test_mutual_pairs_above_a_threshold_are_among_the_best_of_both(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    """--mutual with --threshold alone asks for the same number of best rows from either side."""
+    left, right = map(vectors_of, sides)
+    c = by_formula(Score.COSINE, left, right).astype(np.float32)
+    best_right, best_left = np.argsort(-c, axis=1)[:, :10], np.argsort(-c, axis=0)[:10].T
+
+    joined(request_of(sides, threshold=0.4, mutual=True), tmp_path / "out")
+
+    mutual = {(f"l{i}", f"r{j}") for i in range(len(c)) for j in best_right[i] if i in best_left[j] and c[i, j] >= 0.4}
+    table = read(tmp_path / "out")
+    assert mutual
+    assert set(zip(table["left_id"].to_pylist(), table["right_id"].to_pylist(), strict=True)) == mutual
+
+
+def test_a_long_row_group_is_read_in_stretches(tmp_path: Path) -> None:
+    """Blocks are no longer than asked for, start where asked, and hold every row once, whatever the row groups."""
+    vectors = RNG.normal(size=(300, 8)).astype(np.float32)
+    source = open_vectors(str(dataset(tmp_path / "long.parquet", vectors, "x")))
+
+    blocks = list(source.blocks(30, 200, size=64))
+
+    assert max(map(len, blocks)) <= 64
+    assert [block.first for block in blocks] == [30 + n for n in np.cumsum([0, *map(len, blocks)])[:-1]]
+    assert np.array_equal(np.concatenate([block.vectors for block in blocks]), vectors[30:230])
