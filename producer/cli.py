@@ -343,10 +343,10 @@ def verify(
     require_writable(receipt)
     earlier = read_receipt(against) if against else None
     store = open_store(canonical_location(out))
-    if store.size(layout.JOIN) is not None:
+    if any(store.size(record) is not None for record in (layout.JOIN, layout.DEDUP)):
         if receipt or against:
-            raise typer.BadParameter("--receipt and --against are for jobs; a join is proved by its own files")
-        raise typer.Exit(_verify_join(store, as_json=as_json))
+            raise typer.BadParameter("--receipt and --against are for jobs; joins and dedups are proved by their files")
+        raise typer.Exit(_verify_answers(store, as_json=as_json))
     job, verdict = verify_store(store)
     if earlier and job:
         for difference in differences(earlier, job, verdict):
@@ -361,13 +361,16 @@ def verify(
     raise typer.Exit(0 if verdict.complete else 3 if verdict.ok else 1)
 
 
-def _verify_join(store: "Store", *, as_json: bool) -> int:
+def _verify_answers(store: "Store", *, as_json: bool) -> int:
+    """Prove a join or a dedup."""
     import json
     from dataclasses import asdict
 
+    from similarity.dedup_proof import prove_dedup
     from similarity.join_proof import prove_join
+    from storage import layout
 
-    verdict = prove_join(store)
+    verdict = prove_join(store) if store.size(layout.JOIN) is not None else prove_dedup(store)
     print(json.dumps(asdict(verdict)) if as_json else "\n".join(verdict.lines()))
     return 0 if verdict.complete else 1 if verdict.problems else 3
 

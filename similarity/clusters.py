@@ -6,13 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from similarity.kernel import unit_length
+from similarity.kernel import cosines
 from similarity.row_order import manifest_order
 from similarity.vectors import VectorSource
 from storage.parquet import ID
 
-#: Vectors in memory for a pair of rows whose cosine is taken: as read and in float64, two of each.
-_COPIES = 24
+#: Bytes for each dimension of a pair of rows whose cosine is taken: as read, in float64, of unit length, and products.
+_PAIR_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,17 +107,17 @@ def _ids(source: VectorSource, rows: np.ndarray) -> pa.ChunkedArray:
 
 
 def _scores(source: VectorSource, rows: np.ndarray, others: np.ndarray, alike: np.ndarray, memory: int) -> np.ndarray:
-    """float32 cosines of pairs of rows, in float64 and rounded once; 1 for the same vector, also of length zero."""
+    """float32 cosines of pairs of rows; 1 for the same vector, also where its length is zero."""
     scores = np.ones(len(rows), np.float32)
     apart = np.flatnonzero(alike[rows] != alike[others])
-    step = max(1, memory // (_COPIES * source.dim))
+    step = max(1, memory // (_PAIR_BYTES * source.dim))
     for begin in range(0, len(apart), step):
         some = apart[begin : begin + step]
-        scores[some] = np.einsum("ij,ij->i", _unit(source, rows[some]), _unit(source, others[some]))
+        scores[some] = cosines(_vectors(source, rows[some]), _vectors(source, others[some]))
     return scores
 
 
-def _unit(source: VectorSource, rows: np.ndarray) -> np.ndarray:
+def _vectors(source: VectorSource, rows: np.ndarray) -> np.ndarray:
+    """float32 (n, dim): the vectors of rows in any order."""
     ascending, at = np.unique(rows, return_inverse=True)
-    unit: np.ndarray = unit_length(source.take(ascending).astype(np.float64))[at]
-    return unit
+    return source.take(ascending)[at]

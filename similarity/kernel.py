@@ -137,6 +137,11 @@ def _dots(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.array(sums[:, 0] if width else np.zeros(len(sums)))
 
 
+def cosines(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """float32 (n,): the cosines of the rows of two (n, dim) arrays, with the very bits that a join gives a pair."""
+    return _dots(unit_length(x.astype(np.float64)), unit_length(y.astype(np.float64))).astype(np.float32)
+
+
 class _Side:
     """Vectors as the measure takes them: float32 for the scan, float64 for the score of a pair."""
 

@@ -13,11 +13,13 @@ import pytest
 from schemas.errors import Conflict, Refused, SpecMismatch, Stopped
 from similarity.components import Components
 from similarity.dedup import Dedup, Effort, pin
+from similarity.dedup_proof import prove_dedup
 from similarity.dedup_request import Deduped, DedupRequest, dedup_here, plan_dedup
 from similarity.join_request import SideRequest
 from storage import layout
+from storage.parquet import plain_file
 from storage.parquet_seal import check_seal
-from storage.store import LocalStore
+from storage.store import LocalStore, open_store
 from tests.mill import embedmill, write_jsonl
 
 DIM = 24
@@ -245,6 +247,30 @@ def test_every_file_is_sealed(tmp_path: Path) -> None:
     assert {file: file.stat().st_mtime_ns for file in files} == files
 
 
+def test_a_dedup_is_proved_offline(tmp_path: Path) -> None:
+    """Whole: proved; before its end: not complete; a flipped bit in any file, or tables that disagree: named."""
+    path = dataset(tmp_path / "rows.parquet", np.repeat(np.eye(4, DIM), 2, axis=0))
+    deduped(path, tmp_path / "out")
+    store = open_store(str(tmp_path / "out"))
+
+    assert prove_dedup(store).complete
+    for file in sorted((tmp_path / "out").rglob("*.parquet")):
+        data = file.read_bytes()
+        file.write_bytes(data[:40] + bytes([data[40] ^ 4]) + data[41:])
+        verdict = prove_dedup(store)
+        assert not verdict.complete
+        assert [problem.partition(":")[0] for problem in verdict.problems] == [str(file.relative_to(tmp_path / "out"))]
+        file.write_bytes(data)
+    clusters = pq.read_table(tmp_path / "out" / layout.CLUSTERS)
+    other = clusters.set_column(3, "is_kept", pa.array(~np.asarray(clusters["is_kept"])))
+    (tmp_path / "out" / layout.CLUSTERS).write_bytes(plain_file(other))
+    assert any("representative" in problem for problem in prove_dedup(store).problems)
+    (tmp_path / "out" / layout.CLUSTERS).unlink()
+    unfinished = prove_dedup(store)
+    assert not unfinished.complete
+    assert unfinished.problems == []
+
+
 def test_too_many_pairs_stop_it_resumably(tmp_path: Path) -> None:
     """It says what to do, and with a higher limit goes on."""
     rng = np.random.default_rng(9)
@@ -328,6 +354,7 @@ def test_the_command_says_what_it_found(tmp_path: Path) -> None:
 
     told = json.loads(embedmill("dedup", path, "--out", tmp_path / "out", "--json").stdout)
     shown = embedmill("dedup", path, "--out", tmp_path / "out")
+    proved = embedmill("verify", tmp_path / "out")
     wrong = embedmill("dedup", tmp_path / "none", "--out", tmp_path / "out")
 
     assert {name: told[name] for name in ("rows", "kept", "exact", "near", "clusters")} == {
@@ -338,4 +365,5 @@ def test_the_command_says_what_it_found(tmp_path: Path) -> None:
         "clusters": 4,
     }
     assert "8 rows, 4 kept; left out 4 exact and 0 near copies" in shown.stdout
+    assert (proved.returncode, "4 of 8 rows kept" in proved.stdout) == (0, True)
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
