@@ -49,8 +49,8 @@ def pin(store: Store, spec: JoinSpec) -> JoinRecord:
     """
     versions = {name: version(name) for name in _VERSIONED}
     record = JoinRecord(id=f"join-{secrets.token_hex(6)}", created_at=now(), spec=spec, versions=versions)
-    if store.size(layout.JOB) is not None:
-        raise SpecMismatch(f"{store.url} holds a job; give the join a folder of its own with --out")
+    if any(store.size(key) is not None for key in (layout.JOB, layout.DEDUP)):
+        raise SpecMismatch(f"{store.url} holds a job or a dedup; give the join a folder of its own with --out")
     if store.size(layout.JOIN) is None and store.create(layout.JOIN, record.to_json()):
         return record
     pinned = JoinRecord.from_json(store.get(layout.JOIN))
