@@ -63,8 +63,8 @@ def s3_server() -> Iterator[S3Server]:
         urllib.request.urlopen(request).close()
         yield server
     finally:
-        process.terminate()
-        process.wait(10)
+        process.kill()  # it holds nothing of worth, and takes its time to end on a busy machine
+        process.wait(60)
 
 
 def wait_for(condition: object, *, timeout_s: float, what: str) -> None:
