@@ -11,6 +11,7 @@ from producer.error_limit import ErrorLimit
 from producer.finish import finish_job
 from producer.screen import Screen
 from producer.task_queue import TaskQueue
+from producer.work import JobWork
 from schemas.errors import BrokerError, Stopped
 from storage.jobs import Job
 
@@ -53,7 +54,7 @@ def drive(
     """
     with contextlib.suppress(BrokerError):  # a stale mark would only make the workers wait
         board.uncancel(job.id)
-    coordinator = Coordinator(job, board=board, queue=queue, limit=limit)
+    coordinator = Coordinator(JobWork(job), board=board, queue=queue, limit=limit)
     try:
         _loop(coordinator, screen, crew, broker)
     except Stopped:

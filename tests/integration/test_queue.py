@@ -14,6 +14,7 @@ from producer.board import RedisBoard
 from producer.broker import EmbeddedBroker
 from producer.coordinator import Coordinator
 from producer.task_queue import CeleryQueue
+from producer.work import JobWork
 from schemas.message import ShardMessage
 from schemas.queues import celery_settings, depth_key
 from storage.jobs import Job
@@ -159,7 +160,7 @@ def _refuses_writes(client: redis.Redis) -> bool:
 def test_a_wiped_redis_is_filled_again(broker: EmbeddedBroker, job: Job, tmp_path: Path) -> None:
     """FLUSHALL in the middle of a job: the coordinator and the workers end it, unattended."""
     floor = Floor(job, broker.url)
-    coordinator = Coordinator(job, board=RedisBoard(broker.url), queue=CeleryQueue(broker.url))
+    coordinator = Coordinator(JobWork(job), board=RedisBoard(broker.url), queue=CeleryQueue(broker.url))
     wiped = False
 
     def finished() -> bool:
