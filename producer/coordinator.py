@@ -237,6 +237,8 @@ class Coordinator:
             self._mark_published(report.shard)
         elif self._published[report.shard]:
             return  # a late attempt at what is done
+        elif report.outcome == "stopped":
+            raise Stopped(report.error)
         elif report.outcome == "error":
             self._count_error(report)
         elif report.outcome == "store_failed":
