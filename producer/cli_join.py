@@ -164,6 +164,7 @@ def spreading(
         raise typer.BadParameter("--distributed needs the --broker-url of the workers that serve join.cpu")
     from producer.board import RedisBoard
     from producer.broker import require_safe
+    from producer.cli import message_key
     from producer.distribute import distribute
     from producer.interrupts import Interrupted, interruptible
     from producer.screen import open_screen
@@ -179,7 +180,7 @@ def spreading(
                 distribute(
                     comparison,
                     board=board,
-                    queue=CeleryQueue(url),
+                    queue=CeleryQueue(url, key=message_key()),
                     screen=screen,
                     size=size.value if size else CPU,
                     max_pairs=max_pairs,

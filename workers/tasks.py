@@ -50,19 +50,19 @@ def register(app: Celery, settings: Settings, shelf: ModelShelf, crumb: Breadcru
 
 def _work(task: ShardTask, /, **payload: Any) -> dict[str, object]:
     """Work on one shard; returns what Flower shows of it."""
-    message = _parsed(payload)
+    message = _parsed(payload, task.settings)
     return {"outcome": "dropped"} if message is None else task.runtime.work(message)
 
 
 def _compare(task: ShardTask, /, **payload: Any) -> dict[str, object]:
     """Compute one panel of a join or a dedup; returns what Flower shows of it."""
-    message = _parsed(payload)
+    message = _parsed(payload, task.settings)
     return {"outcome": "dropped"} if message is None else task.runtime.compare(message)
 
 
-def _parsed(payload: dict[str, Any]) -> ShardMessage | None:
+def _parsed(payload: dict[str, Any], settings: Settings) -> ShardMessage | None:
     try:
-        return ShardMessage.from_kwargs(payload)
+        return ShardMessage.from_kwargs(payload, settings.message_key)
     except Refused as err:
         logger.warning("%s", err, extra={"event": "message_dropped"})
         return None
