@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from schemas.join import Score
+from schemas.join import Device, Precision, Score
 
 Side = Annotated[str, typer.Argument(help="A finished job's folder or URL, or Parquet with ids and vectors.")]
 _LINE_EVERY_S = 5.0
@@ -59,6 +59,13 @@ def join(
         str, typer.Option("--memory", help="What vectors, scores and pairs may take up beside the program itself.")
     ] = "1GB",
     threads: Annotated[int, typer.Option("--threads", min=0, help="0: one for each usable core.")] = 0,
+    device: Annotated[
+        Device, typer.Option("--device", help="What to compute on; no answer depends on it.")
+    ] = Device.AUTO,
+    precision: Annotated[
+        Precision,
+        typer.Option("--precision", help="In how many bits to look for pairs; scores are exact whatever it is."),
+    ] = Precision.AUTO,
     force: Annotated[
         bool, typer.Option("--force", help="Compare vectors of different spaces; the output says so.")
     ] = False,
@@ -97,6 +104,8 @@ def join(
         force=force,
         memory=bytes_of(memory),
         threads=threads or usable_threads(),
+        device=device,
+        precision=precision,
     )
     done = join_here(request, out, max_pairs=max_pairs, progress=nothing if quiet or as_json else Lines())
     print(json.dumps(done.to_dict()) if as_json else done.line)

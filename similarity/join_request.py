@@ -4,10 +4,10 @@ import re
 from dataclasses import dataclass
 
 from schemas.errors import Refused
-from schemas.join import JoinSide, JoinSpec, Score
+from schemas.join import Device, JoinSide, JoinSpec, Precision, Score
 from schemas.space import incomparable
+from similarity.engine import TILE_LEFT, TILE_RIGHT
 from similarity.join import Effort, comparable
-from similarity.kernel import TILE_LEFT, TILE_RIGHT
 from similarity.scores import random_pairs
 from similarity.vectors import VectorSource, open_vectors
 
@@ -47,6 +47,8 @@ class JoinRequest:
     force: bool = False
     memory: int = 2**30  # bytes
     threads: int = 1
+    device: Device = Device.AUTO
+    precision: Precision = Precision.AUTO
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +59,17 @@ class PlannedJoin:
     left: VectorSource
     right: VectorSource
     block_rows: int
+    device: Device = Device.AUTO
+    precision: Precision = Precision.AUTO
 
     def effort(self, threads: int, max_pairs: int) -> Effort:
-        return Effort(threads=threads, block_rows=self.block_rows, max_pairs=max_pairs)
+        return Effort(
+            threads=threads,
+            block_rows=self.block_rows,
+            max_pairs=max_pairs,
+            device=self.device,
+            precision=self.precision,
+        )
 
 
 def plan_join(request: JoinRequest) -> PlannedJoin:
@@ -85,7 +95,7 @@ def plan_join(request: JoinRequest) -> PlannedJoin:
         forced=forced,
         panel_rows=_panel_rows(request.memory, left.dim, top_k or 0, request.threads, block_rows),
     )
-    return PlannedJoin(spec, left, right, block_rows)
+    return PlannedJoin(spec, left, right, block_rows, request.device, request.precision)
 
 
 def bytes_of(text: str) -> int:
@@ -151,10 +161,15 @@ def _panel_rows(memory: int, dim: int, top_k: int, threads: int, block_rows: int
     """Left rows whose vectors, as read and as scanned, and whose best pairs the memory holds."""
     tile = TILE_LEFT * TILE_RIGHT * 4 + 5 * 2**20 * 8  # scores, and the pairs that are scored again
     taken = threads * tile + block_rows * dim * 24
-    rows = (memory - taken) // (8 * dim + 32 * top_k + 64)
+    rows = (memory - taken) // _left_bytes(dim, top_k)
     if rows < _LEAST_PANEL_ROWS:
-        need = taken + _LEAST_PANEL_ROWS * (8 * dim + 32 * top_k + 64)
+        need = taken + _LEAST_PANEL_ROWS * _left_bytes(dim, top_k)
         raise Refused(
             f"--memory is too little for {threads} threads: {-(-need // 2**20)}MB are needed, or fewer --threads"
         )
     return int(min(rows, _MOST_PANEL_ROWS))
+
+
+def _left_bytes(dim: int, top_k: int) -> int:
+    """What a left row takes up: its vector as read, in float32 and as scanned, and its best pairs."""
+    return 12 * dim + 32 * top_k + 96
