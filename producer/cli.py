@@ -18,7 +18,7 @@ from producer.cli_rerank import rerank
 from producer.cli_search import search
 from producer.error_limit import ErrorLimit
 from producer.job_options import AllowUnpinned, OnlyModality, SizeName, seconds_of, takes_job
-from schemas.errors import EmbedmillError
+from schemas.errors import EmbedmillError, Refused
 
 if TYPE_CHECKING:
     from producer.board import RedisBoard
@@ -95,6 +95,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stder
 
 #: Seconds that workers get to end their shard after Ctrl-C.
 _GRACE_S = 20.0
+#: Characters of a key that nobody tries out.
+_LEAST_KEY = 24
 #: What Typer makes of Ctrl-C.
 _INTERRUPTED = 130
 
@@ -491,6 +493,7 @@ def worker(
     from workers.supervise import Fleet
 
     _safe(broker_url, insecure_broker)
+    message_key()
     crew = crew_settings(
         replace(Settings.from_environ(os.environ), allow_private=allow_private_hosts),
         broker_url=broker_url,
@@ -535,7 +538,7 @@ def coordinate(
     from producer.task_queue import CeleryQueue
 
     url = _safe(broker_url, insecure_broker)
-    foreman = Foreman(tuple(root), board=RedisBoard(url), queue=CeleryQueue(url), say=_say)
+    foreman = Foreman(tuple(root), board=RedisBoard(url), queue=CeleryQueue(url, key=message_key()), say=_say)
     try:
         with interruptible():
             while foreman.tick() or not until_idle:
@@ -941,7 +944,7 @@ def _mill(
         grace = 1.0  # at the end nothing is in work
         try:
             fleet.start()
-            board, queue = RedisBoard(url), CeleryQueue(url)
+            board, queue = RedisBoard(url), CeleryQueue(url, key=message_key())
             drive(job, board=board, queue=queue, screen=screen, crew=fleet, broker=broker, limit=limit)
         except Interrupted:
             screen.say("stopping: shards in work are finished first; Ctrl-C again stops at once")
@@ -1000,6 +1003,18 @@ def _sensible_count(shards: int) -> int:
     from workers.supervise import usable_cores
 
     return max(1, min(usable_cores(), shards))
+
+
+def message_key() -> str:
+    """The key that messages are signed with, or ""; raises Refused for one that could be guessed."""
+    from schemas.settings import Settings
+
+    key = Settings.from_environ(os.environ).message_key
+    if key and len(key) < _LEAST_KEY:
+        raise Refused(
+            f"EMBEDMILL_MESSAGE_KEY has {len(key)} characters; take {_LEAST_KEY} or more, as random as can be"
+        )
+    return key
 
 
 def _safe(broker_url: str, insecure: bool) -> str:

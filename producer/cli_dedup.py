@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from producer.job_options import SizeName
+
 
 def dedup(
     source: Annotated[
@@ -40,6 +42,32 @@ def dedup(
         typer.Option("--memory", help="What vectors and pairs may take up beside the program and 100 bytes a row."),
     ] = "1GB",
     threads: Annotated[int, typer.Option("--threads", min=0, help="0: one for each usable core.")] = 0,
+    distributed: Annotated[
+        bool,
+        typer.Option(
+            "--distributed", help="Have the workers on --broker-url that serve join.<size> compute the panels."
+        ),
+    ] = False,
+    broker_url: Annotated[
+        str,
+        typer.Option(
+            "--broker-url",
+            help="Redis: redis://, rediss:// or redis+socket://. A password belongs into the environment variable.",
+            envvar="EMBEDMILL_BROKER_URL",
+            show_envvar=True,
+        ),
+    ] = "",
+    size: Annotated[
+        SizeName | None, typer.Option("--size", help="With --distributed: the class of device; default: cpu.")
+    ] = None,
+    insecure_broker: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-broker",
+            help="Allow a Redis off this machine without TLS and password.",
+            envvar="EMBEDMILL_INSECURE_BROKER",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for scripts.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
 ) -> None:
@@ -56,7 +84,7 @@ def dedup(
     """
     import json
 
-    from producer.cli_join import Lines, nothing, usable_threads
+    from producer.cli_join import Lines, nothing, spreading, usable_threads
     from similarity.dedup_request import DedupRequest, dedup_here
     from similarity.join_request import SideRequest, bytes_of
 
@@ -67,6 +95,9 @@ def dedup(
         memory=bytes_of(memory),
         threads=threads or usable_threads(),
         max_pairs=max_pairs,
+        distributed=distributed,
     )
-    done = dedup_here(request, out, progress=nothing if quiet or as_json else Lines())
+    progress = nothing if quiet or as_json else Lines()
+    spread = spreading(distributed, broker_url, insecure_broker, size, max_pairs, quiet or as_json)
+    done = dedup_here(request, out, progress=progress, spread=spread)
     print(json.dumps(done.to_dict()) if as_json else done.line)

@@ -12,6 +12,7 @@ from producer.error_limit import ErrorLimit
 from producer.finish import finish_job
 from producer.task_queue import TaskQueue
 from producer.turns import Turns
+from producer.work import JobWork
 from schemas.errors import EmbedmillError, Refused, Stopped
 from schemas.redaction import redact
 from storage import layout
@@ -80,7 +81,9 @@ class Foreman:
             if job is None or job.is_cancelled() or all(job.is_finished(plan) for plan in job.rounds()):
                 return
             limit = ErrorLimit.from_json(job.store.get(layout.SUBMITTED))
-            coordinator = Coordinator(job, board=self._board, queue=self._queue, turns=self._turns, limit=limit)
+            coordinator = Coordinator(
+                JobWork(job), board=self._board, queue=self._queue, turns=self._turns, limit=limit
+            )
         except (EmbedmillError, ValueError) as err:
             self._complain(location, str(err), for_good=isinstance(err, Refused | ValueError))
             return

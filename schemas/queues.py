@@ -14,14 +14,23 @@ KEY_TTL_S = 24 * 3600
 JOBS = f"{PREFIX}jobs"  # hash: job id -> location of the jobs that a coordinator should drive
 
 
-def queue_name(modality: Modality, size: str = "cpu", kind: Kind = Kind.EMBED) -> str:
-    """The queue that shards of a modality wait in, for a class of device."""
-    return f"{kind}.{modality}.{size}"
+#: The Celery task that works on the panels of joins and dedups.
+JOIN_TASK = "join"
 
 
 def task_name(modality: Modality, kind: Kind = Kind.EMBED) -> str:
     """The Celery task that serves a modality; Flower groups by it."""
     return f"{kind}.{modality}"
+
+
+def queue_of(task: str, size: str = "cpu") -> str:
+    """The queue that a task's messages wait in, for a class of device."""
+    return f"{task}.{size}"
+
+
+def queue_name(modality: Modality, size: str = "cpu", kind: Kind = Kind.EMBED) -> str:
+    """The queue that shards of a modality wait in, for a class of device."""
+    return queue_of(task_name(modality, kind), size)
 
 
 def job_key(job: str) -> str:

@@ -66,7 +66,10 @@ class ShardReport:
 
     shard: int
     plan: str
-    outcome: str  # published | lost | skipped | busy | cancelled | passed | too_large | unfit | store_failed | error
+    outcome: (
+        str  # published | lost | skipped | busy | cancelled | passed | too_large | unfit | store_failed | stopped |
+    )
+    # error
     worker: str
     size: str = ""  # of the worker's device
     rows_ok: int = 0

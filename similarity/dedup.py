@@ -5,11 +5,12 @@ all that come after it, panel by panel; of a panel's pairs only what hangs toget
 of some rows at a time, and some numbers a row, whatever the clusters.
 """
 
+import hashlib
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -25,11 +26,12 @@ from similarity.clusters import Clusters, clusters_table, keep_table, make_clust
 from similarity.components import Components
 from similarity.distinct import Distinct, first_alike
 from similarity.engine import TILE_RIGHT, Engine, engine_for
-from similarity.kernel import Wanted
+from similarity.kernel import Block, Wanted
 from similarity.vectors import VectorSource
 from storage import layout
 from storage.jobs import now
 from storage.parquet import open_parquet, plain_file, read_parquet
+from storage.phases import Phase, panels_of
 from storage.store import LocalStore, Store
 
 _ALIKE, _NEAR = "alike", "near"
@@ -98,9 +100,11 @@ class Dedup:
         *,
         effort: Effort = Effort(),
         progress: Progress = lambda *seen: None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
+        """`check` is called again and again while a panel is computed; what it raises ends that."""
         self.store, self.record, self.spec = store, record, record.spec
-        self._source, self._effort, self._progress = source, effort, progress
+        self._source, self._effort, self._progress, self._check = source, effort, progress, check
 
     def run(self) -> Tally:
         """Publish what is missing.
@@ -120,8 +124,22 @@ class Dedup:
         return tallies[0] if all(tallies) else None
 
     @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.record.to_json()).hexdigest()
+
+    @property
     def panels(self) -> int:
         return -(-len(self._distinct) // self.spec.panel_rows)
+
+    def rounds(self) -> Iterator[list[Phase]]:
+        """Exact copies, which one worker finds; then the near copies among those that are left."""
+        yield [Phase(_ALIKE, [self._source.rows], partial(layout.stage_key, _ALIKE), self._find_alike)]
+        rows = panels_of(len(self._distinct), self.spec.panel_rows)
+        yield [Phase(_NEAR, rows, partial(layout.stage_key, _NEAR), self.panel, self.panel)]
 
     def panel(self, number: int) -> int:
         """Compare the rows of a panel with all that come after them, unless that is done; returns the pairs."""
@@ -175,14 +193,19 @@ class Dedup:
             memory=self._effort.memory,
         )
 
-    @cached_property
-    def _alike(self) -> np.ndarray:
-        """int64 (rows,): of each row the first with the same vector; found once, and kept beside the panels."""
-        key = layout.stage_key(_ALIKE, 0)
+    def _find_alike(self, panel: int = 0) -> int:
+        key = layout.stage_key(_ALIKE, panel)
         if self.store.size(key) is None:
             table = pa.table({"first": first_alike(self._source)})
             self.store.create(key, plain_file(self._sealed(table)))
             self._progress("exact copies", 1, 1, 0)
+        return 0
+
+    @cached_property
+    def _alike(self) -> np.ndarray:
+        """int64 (rows,): of each row the first with the same vector; found once, and kept beside the panels."""
+        self._find_alike()
+        key = layout.stage_key(_ALIKE, 0)
         table = read_parquet(self.store, key)
         self._told(table.schema, key)
         return np.asarray(table["first"].combine_chunks())
@@ -200,7 +223,7 @@ class Dedup:
         try:
             pairs = kernel.join(
                 self._distinct.block(first, count),
-                self._distinct.blocks(first, size=TILE_RIGHT),
+                self._blocks(first),
                 Wanted(threshold=self.spec.threshold, after_self=True),
                 engine=self._engine,
                 limit=self._limit if count > 1 else lambda held: None,
@@ -210,6 +233,11 @@ class Dedup:
             one, other = self._edges(first, half), self._edges(first + half, count - half)
             return one[0] + other[0], one[1] + other[1]
         return [(pairs.left, pairs.right)], len(pairs)
+
+    def _blocks(self, first: int) -> Iterator[Block]:
+        for block in self._distinct.blocks(first, size=TILE_RIGHT):
+            self._check()
+            yield block
 
     def _limit(self, held: int) -> None:
         if held > self._effort.max_pairs:

@@ -95,11 +95,16 @@ def engine_for(device: Device, precision: Precision, threads: int) -> Engine:
 
 
 def _of_processor(precision: Precision) -> Precision:
-    if precision is Precision.INT8 and not _int8_is_exact():
-        raise Refused("--precision int8: this processor's int8 products are not exact; leave --precision out")
-    if precision is Precision.AUTO:
-        return Precision.INT8 if _int8_is_exact() and _int8_is_faster() else Precision.FP32
-    return precision
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a scan has it
+    try:
+        if precision is Precision.INT8 and not _int8_is_exact():
+            raise Refused("--precision int8: this processor's int8 products are not exact; leave --precision out")
+        if precision is Precision.AUTO:
+            return Precision.INT8 if _int8_is_exact() and _int8_is_faster() else Precision.FP32
+        return precision
+    finally:
+        torch.set_num_threads(before)
 
 
 def _int8_is_exact() -> bool:
@@ -121,12 +126,7 @@ def _int8_is_faster() -> bool:
     left, right, dim = _PROBED
     x, y = torch.rand(left, dim), torch.rand(right, dim)
     a, b = (x * 100).to(torch.int8), (y * 100).to(torch.int8)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return 1.5 * _least_s(lambda: torch._int_mm(a, b.T)) < _least_s(lambda: x @ y.T)  # type: ignore[no-untyped-call, unused-ignore]
-    finally:
-        torch.set_num_threads(before)
+    return 1.5 * _least_s(lambda: torch._int_mm(a, b.T)) < _least_s(lambda: x @ y.T)  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def _least_s(work: Callable[[], object]) -> float:

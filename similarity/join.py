@@ -4,7 +4,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 
 import numpy as np
@@ -18,16 +18,18 @@ from similarity import kernel
 from similarity.engine import Engine, engine_for
 from similarity.kernel import Block, Pairs, Wanted
 from similarity.measure import Measure
-from similarity.scores import NEIGHBOURS, measure_of, random_pairs, threshold_for
+from similarity.scores import NEIGHBOURS, OF_NEIGHBOURS, base_of, measure_of, random_pairs, threshold_for
 from similarity.vectors import VectorSource
 from storage import layout
 from storage.jobs import now
 from storage.parquet import ID, open_parquet, plain_file, read_parquet
+from storage.phases import Phase, panels_of
 from storage.shards import content_sha256
 from storage.store import LocalStore, Store
 
 PAIR_COLUMNS = ("left_id", "right_id", "score", "rank")
 _THRESHOLD = "stage/threshold.json"
+_WORST = "worst-right"
 _VERSIONED = ("embedmill", "torch", "numpy", "pyarrow")
 
 #: (panels done, panels in all, pairs) of the pass that is named first.
@@ -75,10 +77,12 @@ class Join:
         *,
         effort: Effort = Effort(),
         progress: Progress = lambda *seen: None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
+        """`check` is called again and again while a panel is computed; what it raises ends that."""
         self.store, self.record, self.spec = store, record, record.spec
         self._sides = {"left": left, "right": right}
-        self._effort, self._progress = effort, progress
+        self._effort, self._progress, self._check = effort, progress, check
         self._pairs = 0  # published
 
     def run(self) -> int:
@@ -94,6 +98,23 @@ class Join:
             self._progress("pairs", panel + 1, self.spec.panels, self._pairs)
         self._finish()
         return self._pairs
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.record.to_json()).hexdigest()
+
+    def rounds(self) -> Iterator[list[Phase]]:
+        """What the score must know first, then the pairs."""
+        if self.spec.score in OF_NEIGHBOURS:
+            yield [self._near("left"), self._near("right")]
+        if self.spec.mutual:
+            yield [self._phase(_WORST, "right", self._worst)]
+        rows = panels_of(self._sides["left"].rows, self.spec.panel_rows)
+        yield [Phase("pairs", rows, layout.panel_key, self._do, lambda panel: self._there(panel).pairs)]
 
     def published(self, panel: int) -> PanelFooter | None:
         """What the published panel says of itself; None before it is there."""
@@ -120,7 +141,7 @@ class Join:
         first, count = self._rows_of("left", panel)
         pairs = kernel.join(
             Block(first, left.vectors(first, count)),
-            self._sides["right"].blocks(size=self._effort.block_rows),
+            self._blocks("right"),
             self._wanted,
             measure=self.measure,
             engine=self._engine,
@@ -147,7 +168,11 @@ class Join:
     @cached_property
     def measure(self) -> Measure:
         """How pairs are scored; what it needs to know of both sides is found once, and kept beside the pairs."""
-        return measure_of(self.spec.score, self._sides["left"], self._sides["right"], self)
+        return measure_of(self.spec.score, self._base, self)
+
+    @cached_property
+    def _base(self) -> Measure:
+        return base_of(self.spec.score, self._sides["left"], self._sides["right"])
 
     @cached_property
     def threshold(self) -> float | None:
@@ -181,16 +206,20 @@ class Join:
         first = panel * self.spec.panel_rows
         return first, min(self.spec.panel_rows, self._sides[side].rows - first)
 
-    def _panels_of(self, side: str) -> int:
-        return -(-self._sides[side].rows // self.spec.panel_rows)
+    def _blocks(self, side: str) -> Iterator[Block]:
+        for block in self._sides[side].blocks(size=self._effort.block_rows):
+            self._check()
+            yield block
 
-    def means(self, side: str, measure: Measure) -> np.ndarray:
+    def means(self, side: str) -> np.ndarray:
         """float64 (rows,): the mean score of each row's NEIGHBOURS nearest rows on the other side."""
-        columns = self._stage(f"near-{side}", side, lambda panel: self._means(side, panel, measure))
-        return np.concatenate([np.asarray(table["mean"]) for table in columns])
+        return np.concatenate([np.asarray(table["mean"]) for table in self._tables(self._near(side))])
 
-    def _means(self, side: str, panel: int, measure: Measure) -> pa.Table:
-        pairs = self._nearest(side, panel, measure, NEIGHBOURS)
+    def _near(self, side: str) -> Phase:
+        return self._phase(f"near-{side}", side, partial(self._means, side))
+
+    def _means(self, side: str, panel: int) -> pa.Table:
+        pairs = self._nearest(side, panel, self._base, NEIGHBOURS)
         first, count = self._rows_of(side, panel)
         at = pairs.left - first
         found = np.bincount(at, minlength=count)
@@ -202,24 +231,43 @@ class Join:
         first, count = self._rows_of(side, panel)
         return kernel.join(
             Block(first, self._sides[side].vectors(first, count)),
-            self._sides[other].blocks(size=self._effort.block_rows),
+            self._blocks(other),
             Wanted(top_k=top_k, not_self=self.spec.not_self or self.spec.after_self),
             measure=measure if side == "left" else measure.mirrored(),
             engine=self._engine,
         )
 
-    def _stage(self, name: str, side: str, compute: Callable[[int], pa.Table]) -> Iterator[pa.Table]:
-        """What was found of each panel of `side`, in order; what is not there yet is computed and kept."""
-        for panel in range(self._panels_of(side)):
-            key = layout.stage_key(name, panel)
-            if self.store.size(key) is None:
-                table = compute(panel)
-                self.store.create(key, plain_file(table.replace_schema_metadata({FOOTER_KEY: self.record.id})))
-                self._progress(name, panel + 1, self._panels_of(side), 0)
-            table = read_parquet(self.store, key)
+    def _phase(self, name: str, side: str, compute: Callable[[int], pa.Table]) -> Phase:
+        """What is found of each panel of `side`, and kept beside the pairs."""
+        key = partial(layout.stage_key, name)
+
+        def do(panel: int) -> int:
+            if self.store.size(key(panel)) is None:
+                table = compute(panel).replace_schema_metadata({FOOTER_KEY: self.record.id})
+                self.store.create(key(panel), plain_file(table))
+                self._progress(name, panel + 1, len(rows), 0)
+            return 0
+
+        rows = panels_of(self._sides[side].rows, self.spec.panel_rows)
+        return Phase(name, rows, key, do)
+
+    def _tables(self, phase: Phase) -> Iterator[pa.Table]:
+        """What was found of each panel, in order; what is not there yet is computed."""
+        for panel in range(len(phase)):
+            phase.do(panel)
+            table = read_parquet(self.store, phase.key(panel))
             if (table.schema.metadata or {}).get(FOOTER_KEY) != self.record.id.encode():
-                raise Conflict(f"{key} is of another join than {self.record.id}; use another --out")
+                raise Conflict(f"{phase.key(panel)} is of another join than {self.record.id}; use another --out")
             yield table
+
+    def _do(self, panel: int) -> int:
+        return (self.published(panel) or self.publish(panel)).pairs
+
+    def _there(self, panel: int) -> PanelFooter:
+        footer = self.published(panel)
+        if footer is None:
+            raise Conflict(f"{layout.panel_key(panel)} was there, and is gone; nothing but embedmill may write there")
+        return footer
 
     def _mutual(self, pairs: Pairs) -> Pairs:
         """Those pairs whose left row is also among the best of their right one."""
@@ -232,7 +280,7 @@ class Join:
     @cached_property
     def _worst_of_right(self) -> tuple[np.ndarray, np.ndarray]:
         """The last of each right row's `top_k` left rows: its score, float32, and its number."""
-        tables = list(self._stage("worst-right", "right", self._worst))
+        tables = list(self._tables(self._phase(_WORST, "right", self._worst)))
         return tuple(np.concatenate([np.asarray(t[name]) for t in tables]) for name in ("score", "left"))  # type: ignore[return-value]
 
     def _worst(self, panel: int) -> pa.Table:

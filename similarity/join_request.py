@@ -17,6 +17,13 @@ _LEAST_BEYOND = 10
 #: A panel of more left rows would take long to do again after a kill; of fewer, read the right side too often.
 _MOST_PANEL_ROWS = 65_536
 _LEAST_PANEL_ROWS = 256
+#: A distributed panel: pairs that a core compares in a quarter of an hour, bytes that any worker has, so many of them
+#: that none waits for the last one long, and no fewer rows than make reading the right side worth it.
+_PANEL_PAIRS = 10**11
+_PANEL_BYTES = 256 * 2**20
+_PANELS_WANTED = 256
+_LEAST_DISTRIBUTED_ROWS = 1024
+_MOST_THRESHOLD = 3.4e38  # float32, as scores are
 _BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -49,6 +56,7 @@ class JoinRequest:
     threads: int = 1
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
+    distributed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +89,7 @@ def plan_join(request: JoinRequest) -> PlannedJoin:
     top_k = request.top_k
     if top_k is None and (request.mutual or (request.threshold is None and request.fpr is None)):
         top_k = DEFAULT_TOP_K
-    block_rows = _block_rows(request.memory, left.dim)
+    block_rows = block_rows_for(request.memory, left.dim)
     spec = JoinSpec(
         left=_side(left, request.left),
         right=_side(right, request.right),
@@ -93,7 +101,11 @@ def plan_join(request: JoinRequest) -> PlannedJoin:
         not_self=request.not_self,
         after_self=request.after_self,
         forced=forced,
-        panel_rows=_panel_rows(request.memory, left.dim, top_k or 0, request.threads, block_rows),
+        panel_rows=(
+            _distributed_panel_rows(left, right, top_k or 0)
+            if request.distributed
+            else _panel_rows(request.memory, left.dim, top_k or 0, request.threads, block_rows)
+        ),
     )
     return PlannedJoin(spec, left, right, block_rows, request.device, request.precision)
 
@@ -137,6 +149,8 @@ def _refuse_what_misleads(request: JoinRequest, left: VectorSource, right: Vecto
             "says nothing: each modality lies in a region of its own (the modality gap), so no number fits both; use "
             "--top-k, --score csls or centered, or --fpr 0.001, which takes the threshold from random pairs"
         )
+    if request.threshold is not None and not abs(request.threshold) <= _MOST_THRESHOLD:
+        raise Refused(f"--threshold {request.threshold:g} is no number that a score can reach; give a finite one")
     if request.mutual and request.score is Score.ZSCORE:
         raise Refused("--mutual needs a score that is the same from both sides; --score zscore is not, csls is")
     if request.fpr is not None and request.threshold is not None:
@@ -152,7 +166,7 @@ def _refuse_what_misleads(request: JoinRequest, left: VectorSource, right: Vecto
         raise Refused("--no-self is for a set that is joined with itself; these are two")
 
 
-def _block_rows(memory: int, dim: int) -> int:
+def block_rows_for(memory: int, dim: int) -> int:
     """Right rows in memory at a time: as read, and in float64 and float32 while they are made ready."""
     return int(max(TILE_RIGHT, min(4 * TILE_RIGHT, memory // 8 // (24 * dim)) // TILE_RIGHT * TILE_RIGHT))
 
@@ -161,15 +175,21 @@ def _panel_rows(memory: int, dim: int, top_k: int, threads: int, block_rows: int
     """Left rows whose vectors, as read and as scanned, and whose best pairs the memory holds."""
     tile = TILE_LEFT * TILE_RIGHT * 4 + 5 * 2**20 * 8  # scores, and the pairs that are scored again
     taken = threads * tile + block_rows * dim * 24
-    rows = (memory - taken) // _left_bytes(dim, top_k)
+    rows = (memory - taken) // _bytes_a_row(dim, top_k)
     if rows < _LEAST_PANEL_ROWS:
-        need = taken + _LEAST_PANEL_ROWS * _left_bytes(dim, top_k)
+        need = taken + _LEAST_PANEL_ROWS * _bytes_a_row(dim, top_k)
         raise Refused(
             f"--memory is too little for {threads} threads: {-(-need // 2**20)}MB are needed, or fewer --threads"
         )
     return int(min(rows, _MOST_PANEL_ROWS))
 
 
-def _left_bytes(dim: int, top_k: int) -> int:
-    """What a left row takes up: its vector as read, in float32 and as scanned, and its best pairs."""
+def _distributed_panel_rows(left: VectorSource, right: VectorSource, top_k: int) -> int:
+    """Left rows of a panel that workers compute: the same wherever and by whomever the join is cut."""
+    fits = min(_MOST_PANEL_ROWS, _PANEL_BYTES // _bytes_a_row(left.dim, top_k), _PANEL_PAIRS // max(right.rows, 1))
+    return int(max(_LEAST_PANEL_ROWS, min(fits, max(_LEAST_DISTRIBUTED_ROWS, left.rows // _PANELS_WANTED))))
+
+
+def _bytes_a_row(dim: int, top_k: int) -> int:
+    """A left row's vector, as read, in float32 and as scanned, and its best pairs."""
     return 12 * dim + 32 * top_k + 96

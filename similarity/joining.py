@@ -1,6 +1,7 @@
 """A join from the words of its user to its last file, on this machine."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -41,8 +42,15 @@ class Joined:
         return f"{told}; {self.seconds:.1f} s, {compared / max(self.seconds, 1e-3):,.0f} comparisons a second"
 
 
-def join_here(request: JoinRequest, out: str, *, max_pairs: int, progress: Progress) -> Joined:
-    """Pin the join at `out`, or go on with it, and publish what is missing.
+def join_here(
+    request: JoinRequest,
+    out: str,
+    *,
+    max_pairs: int,
+    progress: Progress,
+    spread: Callable[[Join], None] = lambda join: None,
+) -> Joined:
+    """Pin the join at `out`, or go on with it, and publish what is missing; `spread` may have others do that first.
 
     Raises Refused for what would give wrong answers, Stopped where there are more than `max_pairs`.
     """
@@ -56,6 +64,7 @@ def join_here(request: JoinRequest, out: str, *, max_pairs: int, progress: Progr
     effort = planned.effort(request.threads, max_pairs)
     join = Join(store, record, planned.left, planned.right, effort=effort, progress=progress)
     before = sum(1 for item in store.walk(layout.DATA) if layout.panel_of(item.key) is not None)
+    spread(join)
     pairs = join.run()
     return Joined(
         join=record.id,

@@ -12,6 +12,8 @@ from similarity.vectors import VectorSource
 
 #: Neighbours whose mean cosine says how crowded a row's surroundings are (Conneau et al. 2018, 1710.04087, 2.3).
 NEIGHBOURS = 10
+#: Scores that must know of neighbours first.
+OF_NEIGHBOURS = (Score.CSLS, Score.MARGIN)
 #: The least such mean that a margin divides by: nearer to zero the ratio of two means says nothing.
 LEAST_MEAN = 0.05
 #: Rows of each side that random pairs are made of: 16 million pairs.
@@ -21,7 +23,7 @@ _SAMPLE = 4096
 class Neighbourhoods(Protocol):
     """Who finds the mean score of each row's nearest ones on the other side."""
 
-    def means(self, side: str, measure: Measure) -> np.ndarray:
+    def means(self, side: str) -> np.ndarray:
         """float64 (rows,) of `side`, "left" or "right"."""
 
 
@@ -33,24 +35,23 @@ class _Moments:
     covariance: np.ndarray
 
 
-def measure_of(score: Score, left: VectorSource, right: VectorSource, near: Neighbourhoods) -> Measure:
-    """How `score` scores a pair; reads both sides as often as that takes."""
-    if score is Score.DOT:
-        return Measure(unit=False)
-    if score is Score.CENTERED:
-        return _centered(left, right)
-    if score is Score.CSLS:
-        base = _centered(left, right)
-        # 2 cos - r_right(x) - r_left(y): a hub, near to everything, is near to nothing.
-        return replace(base, times=2.0, left_add=-near.means("left", base), right_add=-near.means("right", base))
+def base_of(score: Score, left: VectorSource, right: VectorSource) -> Measure:
+    """What `score` is before it knows of any neighbours: how near they are is told by this."""
+    if score in (Score.CENTERED, Score.CSLS):
+        return Measure(left_mean=_moments(left).mean, right_mean=_moments(right).mean)
+    if score is Score.ZSCORE:
+        return _zscore(left, right)
+    return Measure(unit=False) if score is Score.DOT else COSINE
+
+
+def measure_of(score: Score, base: Measure, near: Neighbourhoods) -> Measure:
+    """How `score` scores a pair, in whole."""
+    if score is Score.CSLS:  # 2 cos - r_right(x) - r_left(y): a hub, near to everything, is near to nothing
+        return replace(base, times=2.0, left_add=-near.means("left"), right_add=-near.means("right"))
     if score is Score.MARGIN:  # Artetxe and Schwenk 2019, 1811.01136, "ratio"
-        means = [np.maximum(near.means(side, COSINE), LEAST_MEAN) for side in ("left", "right")]
-        return Measure(left_add=means[0], right_add=means[1], is_ratio=True)
-    return _zscore(left, right) if score is Score.ZSCORE else COSINE
-
-
-def _centered(left: VectorSource, right: VectorSource) -> Measure:
-    return Measure(left_mean=_moments(left).mean, right_mean=_moments(right).mean)
+        means = [np.maximum(near.means(side), LEAST_MEAN) for side in ("left", "right")]
+        return replace(base, left_add=means[0], right_add=means[1], is_ratio=True)
+    return base
 
 
 def _zscore(left: VectorSource, right: VectorSource) -> Measure:

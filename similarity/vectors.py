@@ -135,10 +135,11 @@ class VectorSource:
 
 
 def open_vectors(
-    location: str, *, modality: str | None = None, id_column: str = ID, column: str = VECTOR
+    location: str, *, modality: str | None = None, id_column: str = ID, column: str = VECTOR, known: str = ""
 ) -> VectorSource:
     """The vectors at `location`: a job's folder or URL, or a Parquet file or a folder of such.
 
+    `known` is the digest of files whose ids were looked at before.
     Raises Refused, and names what is wrong, where there are none that can be compared.
     """
     location = canonical_location(location)
@@ -147,14 +148,14 @@ def open_vectors(
         store = open_store(folder or "/")
         if store.size(name) is None:
             raise Refused(f"{location} does not exist; give a job's folder, or Parquet with ids and vectors")
-        return _foreign(store, location, [name], id_column, column)
+        return _foreign(store, location, [name], id_column, column, known)
     store = open_store(location)
     if store.size(layout.JOB) is not None:
         return _of_job(store, location, modality, column)
     keys = sorted(item.key for item in store.walk("") if item.key.endswith(_PARQUET))
     if not keys:
         raise Refused(f"{location} holds neither a job nor Parquet; give a job's folder, or Parquet with vectors")
-    return _foreign(store, location, keys, id_column, column)
+    return _foreign(store, location, keys, id_column, column, known)
 
 
 def _of_job(store: Store, location: str, modality: str | None, column: str) -> VectorSource:
@@ -191,7 +192,7 @@ def _of_job(store: Store, location: str, modality: str | None, column: str) -> V
     )
 
 
-def _foreign(store: Store, location: str, keys: list[str], id_column: str, column: str) -> VectorSource:
+def _foreign(store: Store, location: str, keys: list[str], id_column: str, column: str, known: str) -> VectorSource:
     schema, groups = _groups(store, keys)
     if id_column not in schema.names:
         raise Refused(f"{location} has no column {id_column}; name the ids' with --id-column ({_names(schema)})")
@@ -207,7 +208,8 @@ def _foreign(store: Store, location: str, keys: list[str], id_column: str, colum
         digest=_digest(_file_digest(store, key) for key in keys),
         types=_types(schema, id_column),
     )
-    _require_distinct(source)
+    if source.digest != known:
+        _require_distinct(source)
     return source
 
 

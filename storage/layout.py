@@ -11,9 +11,11 @@ CLUSTERS = "clusters.parquet"  # of a dedup: the rows that have copies
 KEEP = "keep.parquet"  # of a dedup: the ids of the rows that stay
 CANCELLED = "control/cancelled.json"  # present while a job is cancelled
 STOPPED = "control/stopped.json"  # present while a job is stopped, and why
+LIMITS = "control/limits.json"  # of a distributed join or dedup: what its workers may make
 SUBMITTED = "control/submitted.json"  # present from submit on: a coordinator may drive the job
 DATA = "data"
 FAILURES = "failures"
+STAGE = "stage"  # of a join or dedup: what its panels must know first
 RANGES = "plan/int8-ranges.json"  # of int8 vectors; created by the worker that needs them first
 PLAN = "plan"
 STATS = "stats.npz"  # written anew when a retry ends
@@ -49,7 +51,7 @@ def panel_of(key: str) -> int | None:
 
 def stage_key(name: str, panel: int) -> str:
     """What a join found out of some rows before it scored any pair."""
-    return f"stage/{name}-{panel:06d}.parquet"
+    return f"{STAGE}/{name}-{panel:06d}.parquet"
 
 
 def failures_key(shard: int, attempt: str) -> str:

@@ -38,6 +38,7 @@ from schemas.space import Space
 from storage.faulty_store import with_faults
 from storage.jobs import Job, open_job
 from storage.model_files import ResolvedModel, resolve_model
+from storage.pair_limit import pair_limit
 from storage.plans import PlanReader
 from storage.ranges import Ranges
 from storage.store import open_store, require_within
@@ -46,6 +47,7 @@ from workers.breadcrumb import LOADING, Breadcrumb, Place
 from workers.calibration import frozen_ranges
 from workers.canary import Canary
 from workers.care import Care
+from workers.compare_panel import OpenComparison, Told, compare_panel
 from workers.decoders import DecodeLimits, Decoders
 from workers.embed_shard import embed_shard
 from workers.embedding import Embedded
@@ -64,6 +66,8 @@ logger = logging.getLogger(__name__)
 _REPORTS_KEPT = 100_000
 #: Jobs that are held open at a time: each has its plan's index in memory.
 _JOBS_KEPT = 16
+#: Joins and dedups that are held open at a time: each may have some numbers of every row in memory.
+_COMPARISONS_KEPT = 2
 #: What a process that has run out of files says of each file.
 _OUT_OF_HANDLES = frozenset({errno.EMFILE, errno.ENFILE})
 #: Seconds within which a worker's main process sees that the one that computes is unfit.
@@ -153,18 +157,26 @@ class Runtime:
     crumb: Breadcrumb | None = None
     _unfit: str = ""  # why this process computes no more
     _jobs: dict[str, OpenJob] = field(default_factory=dict)
+    _comparisons: dict[str, OpenComparison] = field(default_factory=dict)
     _models: dict[str, ResolvedModel] = field(default_factory=dict)
     _decoders: dict[DecodeLimits, Decoders] = field(default_factory=dict)
 
     def work(self, message: ShardMessage) -> dict[str, object]:
-        """Embed the shard that `message` names, and report; what it returns is shown in Flower.
+        """Embed or score the shard that `message` names, and report; what it returns is shown in Flower.
 
         Raises nothing but what ends a process: an error is an outcome, and the coordinator's to judge.
         """
+        return self._try(message, self._embed)
+
+    def compare(self, message: ShardMessage) -> dict[str, object]:
+        """Compute the panel of a join or dedup that `message` names, and report, like `work`."""
+        return self._try(message, self._compare)
+
+    def _try(self, message: ShardMessage, do: Callable[[ShardMessage], ShardReport]) -> dict[str, object]:
         started = time.monotonic()
         logger.info("shard taken", extra={"event": "shard_taken", "job": message.job, "shard": message.shard})
         try:
-            report = self._report(message, "unfit", error=self._unfit) if self._unfit else self._embed(message)
+            report = self._report(message, "unfit", error=self._unfit) if self._unfit else do(message)
         except (Cancelled, redis.RedisError) as err:  # nobody wants it, or Redis is away: it is sent again
             report = self._report(message, "cancelled")
             logger.info("shard left: %s", err, extra={"event": "shard_left", "shard": message.shard})
@@ -230,6 +242,31 @@ class Runtime:
             hand_over=partial(self._hand_over, message),
             moved=self._moved(message, job.job.record.spec.size),
         )
+
+    def _compare(self, message: ShardMessage) -> ShardReport:
+        location = self._location(message.job)
+        opened = self._comparisons.get(message.job)
+        if opened is None or opened.location != location or opened.max_pairs != pair_limit(opened.comparison.store):
+            opened = self._open_comparison(message.job, location)
+        leave = (lambda: False) if self.crumb is None else (lambda crumb=self.crumb: crumb.must_leave)
+        return compare_panel(opened, message, leases=self.leases, settings=self.settings, must_leave=leave)
+
+    def _open_comparison(self, job_id: str, location: str) -> OpenComparison:
+        """Raises NotAllowed where it, or what it compares, is no place for this worker."""
+        from similarity.comparison import open_comparison  # here: it loads torch, which a main process must not
+
+        require_within(location, self.settings.roots, what="the join's folder")
+        store = with_faults(open_store(location), self.settings.store_faults)
+        allow = partial(require_within, roots=self.settings.roots, what="what is joined")
+        told, most = Told(), pair_limit(store)
+        comparison = open_comparison(store, max_pairs=most, allow=allow, check=told.check)
+        opened = OpenComparison(location, comparison, told, most)
+        if opened.comparison.id != job_id:
+            raise NotAllowed(f"{location} holds {opened.comparison.id}, not {job_id}; the message was dropped")
+        while len(self._comparisons) >= _COMPARISONS_KEPT:
+            self._comparisons.pop(next(iter(self._comparisons)))
+        self._comparisons[job_id] = opened
+        return opened
 
     def open(self, job_id: str, location: str) -> "OpenJob":
         """The job at `location`, ready to be worked on; raises NotAllowed where that is no place for this worker."""

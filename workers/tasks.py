@@ -10,7 +10,7 @@ from celery import Celery, Task
 from schemas.errors import Refused
 from schemas.message import ShardMessage
 from schemas.model_cards import Kind
-from schemas.queues import task_name
+from schemas.queues import JOIN_TASK, task_name
 from schemas.rows import Modality
 from schemas.settings import Settings
 from workers.breadcrumb import Breadcrumb
@@ -45,13 +45,24 @@ def register(app: Celery, settings: Settings, shelf: ModelShelf, crumb: Breadcru
     for kind, modality in itertools.product(Kind, Modality):
         base = type("BoundShardTask", (ShardTask,), attributes)
         app.task(name=task_name(modality, kind), base=base, bind=True)(_work)
+    app.task(name=JOIN_TASK, base=type("BoundShardTask", (ShardTask,), attributes), bind=True)(_compare)
 
 
 def _work(task: ShardTask, /, **payload: Any) -> dict[str, object]:
     """Work on one shard; returns what Flower shows of it."""
+    message = _parsed(payload, task.settings)
+    return {"outcome": "dropped"} if message is None else task.runtime.work(message)
+
+
+def _compare(task: ShardTask, /, **payload: Any) -> dict[str, object]:
+    """Compute one panel of a join or a dedup; returns what Flower shows of it."""
+    message = _parsed(payload, task.settings)
+    return {"outcome": "dropped"} if message is None else task.runtime.compare(message)
+
+
+def _parsed(payload: dict[str, Any], settings: Settings) -> ShardMessage | None:
     try:
-        message = ShardMessage.from_kwargs(payload)
+        return ShardMessage.from_kwargs(payload, settings.message_key)
     except Refused as err:
         logger.warning("%s", err, extra={"event": "message_dropped"})
-        return {"outcome": "dropped"}
-    return task.runtime.work(message)
+        return None
