@@ -18,9 +18,11 @@ from producer.cli_rerank import rerank
 from producer.cli_search import search
 from producer.error_limit import ErrorLimit
 from producer.job_options import AllowUnpinned, OnlyModality, SizeName, seconds_of, takes_job
-from schemas.errors import EmbedmillError
+from schemas.errors import EmbedmillError, Refused
 
 if TYPE_CHECKING:
+    from prometheus_client.registry import CollectorRegistry
+
     from producer.board import RedisBoard
     from producer.broker import EmbeddedBroker
     from producer.coordinator import Progress
@@ -80,6 +82,15 @@ Roots = Annotated[
     list[str],
     typer.Option("--root", help="A folder or s3:// prefix that jobs and media may lie in. Repeatable."),
 ]
+Metrics = Annotated[
+    str,
+    typer.Option(
+        "--metrics",
+        metavar="[HOST:]PORT",
+        help="Serve /metrics for Prometheus there; beyond 127.0.0.1 only with EMBEDMILL_METRICS_TOKEN set.",
+        envvar="EMBEDMILL_METRICS",
+    ),
+]
 MaxErrors = Annotated[
     int,
     typer.Option("--max-errors", min=0, help="Stop when more rows than this failed; 0: any number may fail."),
@@ -95,6 +106,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stder
 
 #: Seconds that workers get to end their shard after Ctrl-C.
 _GRACE_S = 20.0
+#: Characters of a key that nobody tries out.
+_LEAST_KEY = 24
 #: What Typer makes of Ctrl-C.
 _INTERRUPTED = 130
 
@@ -469,6 +482,7 @@ def worker(
             envvar="EMBEDMILL_ALLOW_PRIVATE",
         ),
     ] = False,
+    metrics: Metrics = "",
     insecure_broker: InsecureBroker = False,
 ) -> None:
     """Serve the queues of a Redis with this machine's devices.
@@ -491,6 +505,7 @@ def worker(
     from workers.supervise import Fleet
 
     _safe(broker_url, insecure_broker)
+    message_key()
     crew = crew_settings(
         replace(Settings.from_environ(os.environ), allow_private=allow_private_hosts),
         broker_url=broker_url,
@@ -500,8 +515,13 @@ def worker(
         modalities=tuple(Modality(m.value) for m in modality or ()),
         queues=tuple(name.strip() for name in queues.split(",") if name.strip()),
     )
-    fleet = Fleet(crew)
     first = crew[0]
+    counts = tempfile.TemporaryDirectory(prefix="embedmill-counts-") if metrics else None
+    if counts is not None:
+        from workers.metrics import fleet_registry
+
+        serve_metrics(fleet_registry(Path(counts.name)), metrics)
+    fleet = Fleet(crew, counts=Path(counts.name) if counts else None)
     _say(f"{len(crew)} workers on {first.device} ({first.size}) serve {', '.join(first.queues)}; Ctrl-C ends them")
     try:
         with interruptible():
@@ -513,6 +533,8 @@ def worker(
         _say("ending: shards in work are finished first; once more ends at once")
     finally:
         _stop(fleet, _GRACE_S)
+        if counts is not None:
+            counts.cleanup()
 
 
 @app.command(epilog=EPILOG)
@@ -520,6 +542,7 @@ def coordinate(
     root: Roots,
     broker_url: BrokerUrl,
     insecure_broker: InsecureBroker = False,
+    metrics: Metrics = "",
     until_idle: Annotated[bool, typer.Option("--until-idle", help="End when no submitted job is left.")] = False,
 ) -> None:
     """Drive every submitted job: fill the queues, send again what was lost, finish.
@@ -535,7 +558,12 @@ def coordinate(
     from producer.task_queue import CeleryQueue
 
     url = _safe(broker_url, insecure_broker)
-    foreman = Foreman(tuple(root), board=RedisBoard(url), queue=CeleryQueue(url), say=_say)
+    board = RedisBoard(url)
+    foreman = Foreman(tuple(root), board=board, queue=CeleryQueue(url, key=message_key()), say=_say)
+    if metrics:
+        from producer.coordinator_metrics import coordinator_registry
+
+        serve_metrics(coordinator_registry(foreman, board.workers), metrics)
     try:
         with interruptible():
             while foreman.tick() or not until_idle:
@@ -941,7 +969,7 @@ def _mill(
         grace = 1.0  # at the end nothing is in work
         try:
             fleet.start()
-            board, queue = RedisBoard(url), CeleryQueue(url)
+            board, queue = RedisBoard(url), CeleryQueue(url, key=message_key())
             drive(job, board=board, queue=queue, screen=screen, crew=fleet, broker=broker, limit=limit)
         except Interrupted:
             screen.say("stopping: shards in work are finished first; Ctrl-C again stops at once")
@@ -1000,6 +1028,27 @@ def _sensible_count(shards: int) -> int:
     from workers.supervise import usable_cores
 
     return max(1, min(usable_cores(), shards))
+
+
+def serve_metrics(registry: "CollectorRegistry", address: str) -> None:
+    """Serve `registry` at `address` for as long as this process lives; says where."""
+    from producer.metrics_server import MetricsServer, address_of
+
+    host, port = address_of(address)
+    server = MetricsServer(registry, host=host, port=port, token=os.environ.get("EMBEDMILL_METRICS_TOKEN", ""))
+    _say(f"metrics at http://{host}:{server.port}/metrics")
+
+
+def message_key() -> str:
+    """The key that messages are signed with, or ""; raises Refused for one that could be guessed."""
+    from schemas.settings import Settings
+
+    key = Settings.from_environ(os.environ).message_key
+    if key and len(key) < _LEAST_KEY:
+        raise Refused(
+            f"EMBEDMILL_MESSAGE_KEY has {len(key)} characters; take {_LEAST_KEY} or more, as random as can be"
+        )
+    return key
 
 
 def _safe(broker_url: str, insecure: bool) -> str:

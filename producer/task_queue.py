@@ -19,10 +19,11 @@ class TaskQueue(Protocol):
 class CeleryQueue:
     """Messages to Celery workers, over Redis."""
 
-    def __init__(self, broker_url: str) -> None:
+    def __init__(self, broker_url: str, *, key: str = "") -> None:
+        """With a `key` each message is signed."""
         from celery import Celery
 
-        self._url = broker_url
+        self._url, self._key = broker_url, key
         self._app = Celery("embedmill", set_as_current=False)
         self._app.conf.update(celery_settings(broker_url))
         self._sent = 0
@@ -35,7 +36,7 @@ class CeleryQueue:
                     self._sent += 1
                     self._app.send_task(
                         task,
-                        kwargs=message.to_kwargs(),
+                        kwargs=message.to_kwargs(self._key),
                         queue=queue,
                         task_id=f"{message.job}.{message.shard}.{self._sent}",
                         producer=producer,

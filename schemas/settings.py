@@ -12,6 +12,7 @@ class Settings:
     """One process' settings, passed to workers in the environment and never on a command line."""
 
     broker_url: str = ""
+    message_key: str = ""  # secret: messages are signed with it, and workers drop those that are not
     roots: tuple[str, ...] = ()  # folders and s3:// prefixes that jobs and media may lie in
     allow_private: bool = False  # jobs may read media from hosts with private addresses
     lease_s: float = 20.0  # a worker silent for so long has lost its shard
