@@ -22,11 +22,13 @@ from schemas.errors import Conflict, EmbedmillError, SpecMismatch, Stopped
 from schemas.join import Device, Precision
 from schemas.shard import FOOTER_KEY
 from similarity import kernel
+from similarity.advice import threshold_advice
 from similarity.clusters import Clusters, clusters_table, keep_table, make_clusters
 from similarity.components import Components
 from similarity.distinct import Distinct, first_alike
 from similarity.engine import TILE_RIGHT, Engine, engine_for
 from similarity.kernel import Block, Wanted
+from similarity.measure import COSINE
 from similarity.vectors import VectorSource
 from storage import layout
 from storage.jobs import now
@@ -159,7 +161,7 @@ class Dedup:
         for number in range(self.panels):
             pairs += self.panel(number)
             if pairs > self._effort.max_pairs:
-                raise Stopped(_too_many_pairs(self._effort.max_pairs))
+                raise Stopped(self._too_many())
             table = read_parquet(self.store, layout.stage_key(_NEAR, number))
             hang.connect(np.asarray(table["row"]), np.asarray(table["first"]))
             self._progress("near copies", number + 1, self.panels, pairs)
@@ -241,9 +243,17 @@ class Dedup:
 
     def _limit(self, held: int) -> None:
         if held > self._effort.max_pairs:
-            raise Stopped(_too_many_pairs(self._effort.max_pairs))
+            raise Stopped(self._too_many())
         if held > self._effort.memory // 4 // _PAIR_BYTES:
             raise _TooMany
+
+    def _too_many(self) -> str:
+        most, rows = self._effort.max_pairs, self._source.rows
+        advice = threshold_advice(most, rows * (rows - 1) // 2, self._source, self._source, COSINE)
+        return (
+            f"stopped: more than {most:,} pairs of near copies; the threshold is too low for these vectors: give a "
+            f"higher one with another --out, or allow more with --max-pairs{advice}"
+        )
 
     # --- what files say of themselves
 
@@ -273,10 +283,3 @@ def _connected(edges: list[tuple[np.ndarray, np.ndarray]]) -> pa.Table:
     hang = Components(len(rows))
     hang.connect(at[: len(left)], at[len(left) :])
     return pa.table({"row": rows, "first": rows[hang.labels()]})
-
-
-def _too_many_pairs(most: int) -> str:
-    return (
-        f"stopped: more than {most:,} pairs of near copies; the threshold is too low for these vectors: give a higher "
-        "one with another --out, or allow more with --max-pairs"
-    )

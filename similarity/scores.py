@@ -85,17 +85,25 @@ def _moments(source: VectorSource, *, with_covariance: bool = False) -> _Moments
 
 def threshold_for(fpr: float, left: VectorSource, right: VectorSource, measure: Measure, seed: int) -> float:
     """The score that a share `fpr` of random pairs reaches; where a set meets itself, a row and itself are no pair."""
+    best, _ = best_random(fpr, left, right, measure, seed)
+    return float(best[-1])
+
+
+def best_random(
+    share: float, left: VectorSource, right: VectorSource, measure: Measure, seed: int
+) -> tuple[np.ndarray, int]:
+    """The best scores of random pairs, falling, as many as are that share of them; and how many there are in all."""
     rows = _drawn(left.rows, seed), _drawn(right.rows, seed + 1)
     meets_itself = left.location == right.location and left.modality == right.modality
     pairs = len(rows[0]) * len(rows[1]) - (len(np.intersect1d(*rows)) if meets_itself else 0)
-    beyond = pairs - math.ceil((pairs - 1) * (1.0 - fpr))
+    beyond = pairs - math.ceil((pairs - 1) * (1.0 - share))
     best = np.empty(0)
     for some, scores in _random_scores(left, right, rows, measure):
         found = scores[some[:, None] != rows[1]] if meets_itself else scores.reshape(-1)
         best = np.concatenate([best, found])
         if len(best) > beyond:
             best = np.partition(best, len(best) - beyond)[-beyond:]
-    return float(best.min())
+    return np.sort(best)[::-1], pairs
 
 
 def _random_scores(

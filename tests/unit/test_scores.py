@@ -1,12 +1,17 @@
 """Scores: what a threshold by a share of random pairs lets through, and what finding it takes up."""
 
+import re
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from schemas.errors import Stopped
 from schemas.join import Score
+from similarity.dedup_request import DedupRequest, dedup_here
+from similarity.join_request import JoinRequest, SideRequest
+from similarity.joining import join_here
 from similarity.measure import COSINE
 from similarity.scores import base_of, threshold_for
 from similarity.vectors import VectorSource, open_vectors
@@ -84,3 +89,28 @@ def test_a_row_and_itself_are_no_random_pair(tmp_path: Path) -> None:
     scores = c @ c.T
     np.fill_diagonal(scores, -1)
     assert found == pytest.approx(scores.max(), abs=1e-12)
+
+
+def test_who_asked_for_too_many_pairs_is_told_a_threshold(tmp_path: Path) -> None:
+    """A join and a dedup that are stopped say which one gives how many, and it does."""
+    vectors = np.random.default_rng(3).normal(size=(400, 6))
+    file = vectors_file(tmp_path / "rows.parquet", vectors, [f"r{n}" for n in range(400)])
+    side = SideRequest(location=str(file))
+
+    def ask(threshold: float, most: int) -> int:
+        request = JoinRequest(left=side, right=side, not_self=True, threshold=threshold, memory=2**29)
+        out = str(tmp_path / f"join-{threshold}")
+        return join_here(request, out, max_pairs=most, progress=lambda *seen: None).pairs
+
+    with pytest.raises(Stopped) as stopped:
+        ask(0.0, 20_000)
+    request = DedupRequest(side=side, threshold=0.1, max_pairs=10_000)
+    with pytest.raises(Stopped) as stopped_dedup:
+        dedup_here(request, str(tmp_path / "dedup"), progress=lambda *seen: None)
+
+    for told, pairs in ((stopped, (20_000, 2000, 200)), (stopped_dedup, (10_000, 1000, 100))):
+        found = re.findall(r"(-?[\d.]+) gives about ([\d,]+)", str(told.value))
+        assert [int(count.replace(",", "")) for _, count in found] == list(pairs)
+        thresholds = [float(threshold) for threshold, _ in found]
+    for threshold, wanted in zip(thresholds, (20_000, 2000, 200), strict=True):  # of a dedup each pair counts once
+        assert ask(threshold, 10**6) == pytest.approx(wanted, rel=0.02)
