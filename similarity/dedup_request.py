@@ -11,8 +11,8 @@ from schemas.dedup import DedupSpec
 from schemas.errors import Refused
 from schemas.redaction import redact
 from similarity.dedup import Dedup, Effort, Progress, Tally, pin
+from similarity.engine import TILE_RIGHT
 from similarity.join_request import JoinRequest, SideRequest, plan_join
-from similarity.kernel import TILE_RIGHT
 from similarity.vectors import VectorSource
 from storage.store import canonical_location, open_store
 

@@ -4,10 +4,10 @@ import re
 from dataclasses import dataclass
 
 from schemas.errors import Refused
-from schemas.join import JoinSide, JoinSpec, Score
+from schemas.join import Device, JoinSide, JoinSpec, Precision, Score
 from schemas.space import incomparable
+from similarity.engine import TILE_LEFT, TILE_RIGHT
 from similarity.join import Effort, comparable
-from similarity.kernel import TILE_LEFT, TILE_RIGHT
 from similarity.scores import random_pairs
 from similarity.vectors import VectorSource, open_vectors
 
@@ -23,6 +23,7 @@ _PANEL_PAIRS = 10**11
 _PANEL_BYTES = 256 * 2**20
 _PANELS_WANTED = 256
 _LEAST_DISTRIBUTED_ROWS = 1024
+_MOST_THRESHOLD = 3.4e38  # float32, as scores are
 _BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -53,6 +54,8 @@ class JoinRequest:
     force: bool = False
     memory: int = 2**30  # bytes
     threads: int = 1
+    device: Device = Device.AUTO
+    precision: Precision = Precision.AUTO
     distributed: bool = False
 
 
@@ -64,9 +67,17 @@ class PlannedJoin:
     left: VectorSource
     right: VectorSource
     block_rows: int
+    device: Device = Device.AUTO
+    precision: Precision = Precision.AUTO
 
     def effort(self, threads: int, max_pairs: int) -> Effort:
-        return Effort(threads=threads, block_rows=self.block_rows, max_pairs=max_pairs)
+        return Effort(
+            threads=threads,
+            block_rows=self.block_rows,
+            max_pairs=max_pairs,
+            device=self.device,
+            precision=self.precision,
+        )
 
 
 def plan_join(request: JoinRequest) -> PlannedJoin:
@@ -96,7 +107,7 @@ def plan_join(request: JoinRequest) -> PlannedJoin:
             else _panel_rows(request.memory, left.dim, top_k or 0, request.threads, block_rows)
         ),
     )
-    return PlannedJoin(spec, left, right, block_rows)
+    return PlannedJoin(spec, left, right, block_rows, request.device, request.precision)
 
 
 def bytes_of(text: str) -> int:
@@ -138,6 +149,8 @@ def _refuse_what_misleads(request: JoinRequest, left: VectorSource, right: Vecto
             "says nothing: each modality lies in a region of its own (the modality gap), so no number fits both; use "
             "--top-k, --score csls or centered, or --fpr 0.001, which takes the threshold from random pairs"
         )
+    if request.threshold is not None and not abs(request.threshold) <= _MOST_THRESHOLD:
+        raise Refused(f"--threshold {request.threshold:g} is no number that a score can reach; give a finite one")
     if request.mutual and request.score is Score.ZSCORE:
         raise Refused("--mutual needs a score that is the same from both sides; --score zscore is not, csls is")
     if request.fpr is not None and request.threshold is not None:
@@ -178,5 +191,5 @@ def _distributed_panel_rows(left: VectorSource, right: VectorSource, top_k: int)
 
 
 def _bytes_a_row(dim: int, top_k: int) -> int:
-    """A left row's vector, as read and as scanned, and its best pairs."""
-    return 8 * dim + 32 * top_k + 64
+    """A left row's vector, as read, in float32 and as scanned, and its best pairs."""
+    return 12 * dim + 32 * top_k + 96

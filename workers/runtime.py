@@ -57,6 +57,7 @@ from workers.isolation import AloneTask, embed_alone
 from workers.lease import LeaseBoard, RedisLeases
 from workers.loading import Loader, MediaLoader
 from workers.meter import Meter
+from workers.metrics import WorkerMetrics
 from workers.model_shelf import ModelShelf
 from workers.pair_scorer import PairScorer, load_scorer
 from workers.suspects import RedisSuspects
@@ -77,11 +78,23 @@ _TAKEN_OUT_S = 5.0
 _PASSED_ON_S = 120
 
 
-def build_runtime(settings: Settings, shelf: ModelShelf | None = None, crumb: Breadcrumb | None = None) -> "Runtime":
+def build_runtime(
+    settings: Settings,
+    shelf: ModelShelf | None = None,
+    crumb: Breadcrumb | None = None,
+    metrics: WorkerMetrics | None = None,
+) -> "Runtime":
     """The one place where a worker's parts are put together; `shelf` is the one that its presence tells of."""
     client = redis.Redis.from_url(client_url(settings.broker_url), **CLIENT_OPTIONS)
     shelf = build_shelf(settings) if shelf is None else shelf
-    return Runtime(settings=settings, client=client, leases=RedisLeases(client), shelf=shelf, crumb=crumb)
+    return Runtime(
+        settings=settings,
+        client=client,
+        leases=RedisLeases(client),
+        shelf=shelf,
+        crumb=crumb,
+        metrics=metrics or WorkerMetrics(),
+    )
 
 
 def build_shelf(settings: Settings) -> ModelShelf:
@@ -157,6 +170,7 @@ class Runtime:
     leases: LeaseBoard
     shelf: ModelShelf
     crumb: Breadcrumb | None = None
+    metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
     _unfit: str = ""  # why this process computes no more
     _last_job: str = ""  # that a shard was taken of
     _jobs: dict[str, OpenJob] = field(default_factory=dict)
@@ -198,6 +212,7 @@ class Runtime:
             logger.exception("shard failed", extra={"event": "shard_error", "shard": message.shard})
             report = self._judged(message, f"{type(err).__name__}: {err}")
         self._send(message.job, report)
+        self.metrics.count(report, time.monotonic() - started)
         shown = {
             "outcome": report.outcome,
             "rows": report.rows_ok,
