@@ -25,8 +25,8 @@ _ENTRY = (sys.executable, "-c", "from producer.cli import main; main()")
 def main(folder: Path) -> None:
     _embedmill("run", _DEMO / "queries.jsonl", "--model", "demo", "--out", folder / "queries", "--quiet")
     for modality in ("image", "text"):
-        words = ("run", _DEMO / "manifest.jsonl", "--model", "demo", "--modality", modality, "--quiet")
-        _embedmill(*words, "--out", folder / f"{modality}s")
+        of_demo = ("run", _DEMO / "manifest.jsonl", "--model", "demo", "--modality", modality, "--quiet")
+        _embedmill(*of_demo, "--out", folder / f"{modality}s")
     outputs = []
     for score in Score:
         outputs.append(folder / f"pairs-{score}")
