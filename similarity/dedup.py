@@ -36,7 +36,6 @@ from storage.parquet import open_parquet, plain_file, read_parquet
 from storage.phases import Phase, panels_of
 from storage.store import LocalStore, Store
 
-_ALIKE, _NEAR = "alike", "near"
 _VERSIONED = ("embedmill", "torch", "numpy", "pyarrow")
 #: Bytes that a pair takes up while it is found, sorted and copied.
 _PAIR_BYTES = 64
@@ -139,13 +138,13 @@ class Dedup:
 
     def rounds(self) -> Iterator[list[Phase]]:
         """Exact copies, which one worker finds; then the near copies among those that are left."""
-        yield [Phase(_ALIKE, [self._source.rows], partial(layout.stage_key, _ALIKE), self._find_alike)]
+        yield [Phase(layout.ALIKE, [self._source.rows], partial(layout.stage_key, layout.ALIKE), self._find_alike)]
         rows = panels_of(len(self._distinct), self.spec.panel_rows)
-        yield [Phase(_NEAR, rows, partial(layout.stage_key, _NEAR), self.panel, self.panel)]
+        yield [Phase(layout.NEAR, rows, partial(layout.stage_key, layout.NEAR), self.panel, self.panel)]
 
     def panel(self, number: int) -> int:
         """Compare the rows of a panel with all that come after them, unless that is done; returns the pairs."""
-        key = layout.stage_key(_NEAR, number)
+        key = layout.stage_key(layout.NEAR, number)
         if self.store.size(key) is None:
             first = number * self.spec.panel_rows
             edges, pairs = self._edges(first, min(self.spec.panel_rows, len(self._distinct) - first))
@@ -162,7 +161,7 @@ class Dedup:
             pairs += self.panel(number)
             if pairs > self._effort.max_pairs:
                 raise Stopped(self._too_many())
-            table = read_parquet(self.store, layout.stage_key(_NEAR, number))
+            table = read_parquet(self.store, layout.stage_key(layout.NEAR, number))
             hang.connect(np.asarray(table["row"]), np.asarray(table["first"]))
             self._progress("near copies", number + 1, self.panels, pairs)
         clusters = self._clusters(hang)
@@ -196,7 +195,7 @@ class Dedup:
         )
 
     def _find_alike(self, panel: int = 0) -> int:
-        key = layout.stage_key(_ALIKE, panel)
+        key = layout.stage_key(layout.ALIKE, panel)
         if self.store.size(key) is None:
             table = pa.table({"first": first_alike(self._source)})
             self.store.create(key, plain_file(self._sealed(table)))
@@ -207,7 +206,7 @@ class Dedup:
     def _alike(self) -> np.ndarray:
         """int64 (rows,): of each row the first with the same vector; found once, and kept beside the panels."""
         self._find_alike()
-        key = layout.stage_key(_ALIKE, 0)
+        key = layout.stage_key(layout.ALIKE, 0)
         table = read_parquet(self.store, key)
         self._told(table.schema, key)
         return np.asarray(table["first"].combine_chunks())
