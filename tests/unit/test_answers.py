@@ -152,7 +152,7 @@ def test_the_uncertain_pairs_of_a_join_are_reranked_and_both_are_measured(
 
     scores = hash_scores([{"query_id": r["left_id"], "item_id": r["right_id"]} for r in joined], QUERIES, ITEMS)
     found = pq.read_table(tmp_path / "scores" / "data", partitioning=None).to_pylist()
-    expected = {}
+    expected: dict[tuple[str, str], tuple[int, bool]] = {}
     for query in {row["left_id"] for row in joined}:
         mine = [row for row in joined if row["left_id"] == query]
         sure = {row["right_id"]: int(row["score"] > high) - int(row["score"] < low) for row in mine}
