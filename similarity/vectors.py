@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.errors import Refused
+from schemas.join import Integers
 from schemas.rows import Modality
 from similarity.kernel import Block
 from storage import layout
@@ -49,7 +50,7 @@ class VectorSource:
     id_column: str
     column: str
     dim: int
-    kind: str  # float32 | float64 | float16 | int8 | binary
+    kind: str  # float32 | float64 | float16 | int8 | uint8 | binary
     digest: str  # sha256 over the files' own digests
     modality: str = ""  # "" where nobody says
     space: str = ""  # its digest, likewise
@@ -97,6 +98,11 @@ class VectorSource:
             parts.append(pa.table([taken[name].cast(f.type) for name, f in zip(real, schema, strict=True)], schema))
         return pa.concat_tables(parts)
 
+    def ids(self) -> Iterator[tuple[int, pa.ChunkedArray]]:
+        """The ids, and the number of the first, stretch by stretch."""
+        for group in self.groups:
+            yield group.first, _ids_of(self, group)
+
     def _by_group(self, rows: np.ndarray) -> Iterator[tuple[_Group, np.ndarray]]:
         for group in self.groups:
             begin, end = np.searchsorted(rows, [group.first, group.first + group.rows])
@@ -128,6 +134,8 @@ class VectorSource:
 
     def _decoded(self, values: np.ndarray) -> np.ndarray:
         if self.kind == "binary":  # a bit is a sign: the cosine of signs is 1 - 2 hamming / dim
+            if values.dtype == np.int8:
+                values = (values.astype(np.int16) + 128).astype(np.uint8)
             return np.unpackbits(values, axis=1, count=self.dim).astype(np.float32) * 2 - 1
         if self.kind == "int8" and self.ranges is not None:
             return self.ranges.values(values)
@@ -135,11 +143,18 @@ class VectorSource:
 
 
 def open_vectors(
-    location: str, *, modality: str | None = None, id_column: str = ID, column: str = VECTOR, known: str = ""
+    location: str,
+    *,
+    modality: str | None = None,
+    id_column: str = ID,
+    column: str = VECTOR,
+    known: str = "",
+    integers: Integers | None = None,
 ) -> VectorSource:
     """The vectors at `location`: a job's folder or URL, or a Parquet file or a folder of such.
 
-    `known` is the digest of files whose ids were looked at before.
+    `known` is the digest of files whose ids were looked at before; `integers` says what int8 and uint8 columns are that
+    no job wrote.
     Raises Refused, and names what is wrong, where there are none that can be compared.
     """
     location = canonical_location(location)
@@ -148,14 +163,14 @@ def open_vectors(
         store = open_store(folder or "/")
         if store.size(name) is None:
             raise Refused(f"{location} does not exist; give a job's folder, or Parquet with ids and vectors")
-        return _foreign(store, location, [name], id_column, column, known)
+        return _foreign(store, location, [name], id_column, column, known, integers)
     store = open_store(location)
     if store.size(layout.JOB) is not None:
         return _of_job(store, location, modality, column)
     keys = sorted(item.key for item in store.walk("") if item.key.endswith(_PARQUET))
     if not keys:
         raise Refused(f"{location} holds neither a job nor Parquet; give a job's folder, or Parquet with vectors")
-    return _foreign(store, location, keys, id_column, column, known)
+    return _foreign(store, location, keys, id_column, column, known, integers)
 
 
 def _of_job(store: Store, location: str, modality: str | None, column: str) -> VectorSource:
@@ -192,19 +207,33 @@ def _of_job(store: Store, location: str, modality: str | None, column: str) -> V
     )
 
 
-def _foreign(store: Store, location: str, keys: list[str], id_column: str, column: str, known: str) -> VectorSource:
+def _foreign(
+    store: Store,
+    location: str,
+    keys: list[str],
+    id_column: str,
+    column: str,
+    known: str,
+    integers: Integers | None,
+) -> VectorSource:
     schema, groups = _groups(store, keys)
     if id_column not in schema.names:
         raise Refused(f"{location} has no column {id_column}; name the ids' with --id-column ({_names(schema)})")
-    kind = _kind(schema, column, location)
+    kind, width = _kind(schema, column, location), _dim(store, groups, schema, column, location)
+    if kind in ("int8", "uint8") and integers is None:
+        raise Refused(
+            f"{location}: nothing says what the {kind} of column {column} mean; say --integers numbers if they are "
+            "plain numbers, --integers bits if each holds eight signs, or give the folder of the job that wrote them"
+        )
+    are_bits = kind in ("int8", "uint8") and integers is Integers.BITS
     source = VectorSource(
         store=store,
         location=location,
         groups=groups,
         id_column=id_column,
         column=column,
-        dim=_dim(store, groups, schema, column, location),
-        kind=kind,
+        dim=width * 8 if are_bits else width,
+        kind="binary" if are_bits else kind,
         digest=_digest(_file_digest(store, key) for key in keys),
         types=_types(schema, id_column),
     )
