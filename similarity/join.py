@@ -16,6 +16,7 @@ from schemas.join import Device, JoinRecord, JoinSpec, PanelFooter, Precision
 from schemas.sealed import sealed, unsealed
 from schemas.shard import FOOTER_KEY
 from similarity import kernel
+from similarity.advice import threshold_advice
 from similarity.engine import Engine, engine_for
 from similarity.funnel import Funnel, funnel
 from similarity.kernel import Block, Pairs, Wanted
@@ -225,8 +226,15 @@ class Join:
         if self._pairs + held > self._effort.max_pairs:
             raise Stopped(
                 f"stopped: more than {self._effort.max_pairs:,} pairs; allow more with --max-pairs, "
-                "or ask for fewer with --top-k or a higher threshold, in another --out"
+                f"or ask for fewer with --top-k or a higher threshold, in another --out{self._advice()}"
             )
+
+    def _advice(self) -> str:
+        left, right = self._sides["left"], self._sides["right"]
+        if self.spec.top_k is not None:
+            return f"; --top-k {self.spec.top_k} gives up to {self.spec.top_k * left.rows:,} pairs"
+        own = left.rows if self.spec.not_self else 0
+        return threshold_advice(self._effort.max_pairs, left.rows * right.rows - own, left, right, self.measure)
 
     def _rows_of(self, side: str, panel: int) -> tuple[int, int]:
         first = panel * self.spec.panel_rows

@@ -31,7 +31,7 @@ from storage.store import Store, canonical_location, open_store
 _READERS = 16
 _READ_AT_ONCE = 2**23
 #: Rows of a file that are in memory at a time where the caller names no number.
-_STREAMED = 8192
+_STREAMED, _STREAMED_VALUES = 8192, 2**22
 _PARQUET = (".parquet", ".pq")
 #: The column that says where a segment begins.
 START = "start_s"
@@ -81,15 +81,20 @@ class VectorSource:
         mine = f"{self.location}/{layout.DATA}" if self.is_job else self.location
         return location == self.location or f"{location}/".startswith(f"{mine}/")
 
-    def blocks(self, first: int = 0, count: int | None = None, *, size: int = 8192) -> Iterator[Block]:
-        """The vectors of `count` rows from `first` on as float32 blocks of at most `size` rows.
+    @property
+    def stretch(self) -> int:
+        """Rows that are read at a time where the caller names no number: 16 MiB of float32, at most."""
+        return max(64, min(_STREAMED, _STREAMED_VALUES // self.dim))
+
+    def blocks(self, first: int = 0, count: int | None = None, *, size: int = 0) -> Iterator[Block]:
+        """The vectors of `count` rows from `first` on as float32 blocks of at most `size` rows (0: some).
 
         Raises Refused for a vector that is null or not finite, StoreError where the files cannot be read.
         """
         end = self.rows if count is None else first + count
         for group in self.groups:
             if group.first < end and group.first + group.rows > first:
-                for block in self._stream(group, size):
+                for block in self._stream(group, size or self.stretch):
                     begin, stop = max(0, first - block.first), min(len(block), end - block.first)
                     if begin < stop:
                         yield Block(block.first + begin, block.vectors[begin:stop])
@@ -148,7 +153,7 @@ class VectorSource:
 
     def _taken(self, group: _Group, rows: np.ndarray) -> np.ndarray:
         parts = [np.zeros((0, self.dim), np.float32)]
-        for block in self._stream(group, _STREAMED):
+        for block in self._stream(group, self.stretch):
             begin, end = np.searchsorted(rows, [block.first, block.first + len(block)])
             parts.append(block.vectors[rows[begin:end] - block.first])
         return np.concatenate(parts)
