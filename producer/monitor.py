@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from celery import Celery
+from celery.app.control import Control
 from flower.api.tasks import GetQueueLengths
 from flower.app import Flower
 from flower.inspector import Inspector
@@ -51,7 +52,7 @@ def run_monitor(
     board = RedisBoard(broker_url)
     board.workers()  # an unreachable Redis is said before a page is served
     _set_options(access, address=address, port=port, most_tasks=most_tasks)
-    app = Celery("embedmill", set_as_current=False)
+    app = Celery("embedmill", set_as_current=False, control=SilentControl)
     app.conf.update(celery_settings(broker_url))
     asyncio.set_event_loop(asyncio.new_event_loop())
     monitor = Monitor(app, board, access)
@@ -77,6 +78,12 @@ def _set_options(access: Access, *, address: str, port: int, most_tasks: int) ->
     options.tasks_columns = ",".join(COLUMNS)
     options.format_task = shown_task
     options.task_runtime_metric_buckets = _RUNTIMES_S
+
+
+class SilentControl(Control):
+    """What would speak to workers, and does not: a receiver of events would ask them all for a heartbeat."""
+
+    def broadcast(self, *args: object, **kwargs: object) -> None: ...
 
 
 class Monitor(Flower):  # type: ignore[misc]  # Flower ships no types
