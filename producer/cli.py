@@ -22,6 +22,8 @@ from producer.job_options import AllowUnpinned, OnlyModality, SizeName, seconds_
 from schemas.errors import EmbedmillError, Refused
 
 if TYPE_CHECKING:
+    from prometheus_client.registry import CollectorRegistry
+
     from producer.board import RedisBoard
     from producer.broker import EmbeddedBroker
     from producer.coordinator import Progress
@@ -80,6 +82,15 @@ InsecureBroker = Annotated[
 Roots = Annotated[
     list[str],
     typer.Option("--root", help="A folder or s3:// prefix that jobs and media may lie in. Repeatable."),
+]
+Metrics = Annotated[
+    str,
+    typer.Option(
+        "--metrics",
+        metavar="[HOST:]PORT",
+        help="Serve /metrics for Prometheus there; beyond 127.0.0.1 only with EMBEDMILL_METRICS_TOKEN set.",
+        envvar="EMBEDMILL_METRICS",
+    ),
 ]
 MaxErrors = Annotated[
     int,
@@ -472,6 +483,7 @@ def worker(
             envvar="EMBEDMILL_ALLOW_PRIVATE",
         ),
     ] = False,
+    metrics: Metrics = "",
     insecure_broker: InsecureBroker = False,
 ) -> None:
     """Serve the queues of a Redis with this machine's devices.
@@ -504,8 +516,13 @@ def worker(
         modalities=tuple(Modality(m.value) for m in modality or ()),
         queues=tuple(name.strip() for name in queues.split(",") if name.strip()),
     )
-    fleet = Fleet(crew)
     first = crew[0]
+    counts = tempfile.TemporaryDirectory(prefix="embedmill-counts-") if metrics else None
+    if counts is not None:
+        from workers.metrics import fleet_registry
+
+        serve_metrics(fleet_registry(Path(counts.name)), metrics)
+    fleet = Fleet(crew, counts=Path(counts.name) if counts else None)
     _say(f"{len(crew)} workers on {first.device} ({first.size}) serve {', '.join(first.queues)}; Ctrl-C ends them")
     try:
         with interruptible():
@@ -517,6 +534,8 @@ def worker(
         _say("ending: shards in work are finished first; once more ends at once")
     finally:
         _stop(fleet, _GRACE_S)
+        if counts is not None:
+            counts.cleanup()
 
 
 @app.command(epilog=EPILOG)
@@ -524,6 +543,7 @@ def coordinate(
     root: Roots,
     broker_url: BrokerUrl,
     insecure_broker: InsecureBroker = False,
+    metrics: Metrics = "",
     until_idle: Annotated[bool, typer.Option("--until-idle", help="End when no submitted job is left.")] = False,
 ) -> None:
     """Drive every submitted job: fill the queues, send again what was lost, finish.
@@ -539,7 +559,12 @@ def coordinate(
     from producer.task_queue import CeleryQueue
 
     url = _safe(broker_url, insecure_broker)
-    foreman = Foreman(tuple(root), board=RedisBoard(url), queue=CeleryQueue(url, key=message_key()), say=_say)
+    board = RedisBoard(url)
+    foreman = Foreman(tuple(root), board=board, queue=CeleryQueue(url, key=message_key()), say=_say)
+    if metrics:
+        from producer.coordinator_metrics import coordinator_registry
+
+        serve_metrics(coordinator_registry(foreman, board.workers), metrics)
     try:
         with interruptible():
             while foreman.tick() or not until_idle:
@@ -1005,6 +1030,15 @@ def _sensible_count(shards: int) -> int:
     from workers.supervise import usable_cores
 
     return max(1, min(usable_cores(), shards))
+
+
+def serve_metrics(registry: "CollectorRegistry", address: str) -> None:
+    """Serve `registry` at `address` for as long as this process lives; says where."""
+    from producer.metrics_server import MetricsServer, address_of
+
+    host, port = address_of(address)
+    server = MetricsServer(registry, host=host, port=port, token=os.environ.get("EMBEDMILL_METRICS_TOKEN", ""))
+    _say(f"metrics at http://{host}:{server.port}/metrics")
 
 
 def message_key() -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from producer.job_options import SizeName
-from schemas.join import Score
+from schemas.join import Device, Precision, Score
 from schemas.sizes import CPU
 
 if TYPE_CHECKING:
@@ -66,6 +66,13 @@ def join(
         str, typer.Option("--memory", help="What vectors, scores and pairs may take up beside the program itself.")
     ] = "1GB",
     threads: Annotated[int, typer.Option("--threads", min=0, help="0: one for each usable core.")] = 0,
+    device: Annotated[
+        Device, typer.Option("--device", help="What to compute on; no answer depends on it.")
+    ] = Device.AUTO,
+    precision: Annotated[
+        Precision,
+        typer.Option("--precision", help="In how many bits to look for pairs; scores are exact whatever it is."),
+    ] = Precision.AUTO,
     distributed: Annotated[
         bool,
         typer.Option(
@@ -130,6 +137,8 @@ def join(
         force=force,
         memory=bytes_of(memory),
         threads=threads or usable_threads(),
+        device=device,
+        precision=precision,
         distributed=distributed,
     )
     progress = nothing if quiet or as_json else Lines()

@@ -14,6 +14,7 @@ import numpy as np
 
 from producer.board import Board
 from producer.error_limit import ErrorLimit
+from producer.tally import Tally
 from producer.task_queue import TaskQueue
 from producer.turns import Turns
 from producer.work import Cut, Work
@@ -98,6 +99,7 @@ class Coordinator:
         self._work, self._board, self._queue, self._clock = work, board, queue, clock
         self._turns = turns or Turns(clock)
         self._limit = limit or ErrorLimit()
+        self.tally = Tally(published_at=clock())
         self._size_of: dict[int, str] = {}  # of shards that were too large for the job's own size
         self._cuts = work.cuts()
         self._published: dict[int, bool] = {n: False for cut in self._cuts for n in cut.shards()}
@@ -187,11 +189,20 @@ class Coordinator:
                 self._published[shard] = False
                 self._counted.discard(shard)
                 self._lane_of(shard).waiting.append(shard)
+        self.tally.left = self._left()
         self._recall_cancel = True
         with contextlib.suppress(StoreError):  # the limit on failures then sees fewer; the listing stands
             self._count_failures(unreported)
         self._listed_at = self._clock()
         self._listing_pause = max(LISTING_EVERY_S, 20 * (self._listed_at - started))
+
+    def _left(self) -> dict[str, int]:
+        """Shards that are not published, by queue: those that wait, and those that are sent or in work."""
+        there = self._published
+        left = Counter({lane.queue: sum(not there[n] for n in lane.waiting) for lane in self._lanes.values()})
+        left.update(sent.queue for sent in self._sent.values())
+        left.update(self._lane_of(shard).queue for shard in self._later)
+        return dict(left)
 
     def _count_failures(self, unreported: set[int]) -> None:
         """Read what failed in shards that no worker told of: from before this coordinator, or a lost report."""
@@ -263,6 +274,7 @@ class Coordinator:
             self._lane_of(report.shard).waiting.append(report.shard)
 
     def _count_error(self, report: ShardReport) -> None:
+        self.tally.errors += 1
         workers = self._errors.setdefault(report.shard, [])
         workers.append(report.worker)
         self._say_once(report)
@@ -288,6 +300,7 @@ class Coordinator:
     def _count_unfit(self, report: ShardReport) -> None:
         """A worker that cannot do this job: the shard goes to another, unless no worker can."""
         self._unfit += 1
+        self.tally.unfit += 1
         self._unfit_workers.add(report.worker)
         self._say_once(report)
         if self._unfit >= MAX_UNFIT and self._serving(self._board.workers()) <= self._unfit_workers:
@@ -306,6 +319,8 @@ class Coordinator:
             self._later[shard] = self._clock() + seconds
 
     def _mark_published(self, shard: int) -> None:
+        if not self._published[shard]:
+            self.tally.published_at = self._clock()
         self._published[shard] = True
         sent = self._sent.pop(shard, None)
         if sent is not None:
@@ -315,12 +330,14 @@ class Coordinator:
         now = self._clock()
         depths = {lane.queue: self._board.depth(lane.queue) for lane in self._lanes.values()}
         served = {queue for worker in self._board.workers() for queue in worker.queues} if self._size_of else set()
+        self.tally.leased, self.tally.depths, self.tally.ages_s = len(leased), depths, {}
         for shard in leased:
             self._note_taken(shard, self._sent[shard])
             self._sent[shard].at = now
         for shard, sent in [item for item in self._sent.items() if item[0] not in leased]:
             overtaken = sent.order < self._lane_of(shard).taken  # queues are first in, first out
             silent_s = now - sent.at
+            self.tally.ages_s[sent.queue] = max(silent_s, self.tally.ages_s.get(sent.queue, 0.0))
             if shard in self._size_of and sent.queue not in served and silent_s > UNSERVED_S:
                 del self._size_of[shard]  # the larger device is gone: the job's own size says what becomes of the row
                 self._send_again(shard)
@@ -329,6 +346,7 @@ class Coordinator:
                 self._send_again(shard)
 
     def _send_again(self, shard: int) -> None:
+        self.tally.resent += 1
         del self._sent[shard]
         self._lane_of(shard).waiting.appendleft(shard)
 
@@ -360,6 +378,7 @@ class Coordinator:
         except BrokerError:
             lane.waiting.extendleft(reversed(batch))
             raise
+        self.tally.sent += len(messages)
         for shard in batch:
             self._order += 1
             self._sent[shard] = _Sent(lane.queue, self._order, self._clock())

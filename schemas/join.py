@@ -22,6 +22,24 @@ class Score(StrEnum):
     ZSCORE = "zscore"
 
 
+class Device(StrEnum):
+    """What a join computes on."""
+
+    AUTO = "auto"  # a GPU if there is one
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Precision(StrEnum):
+    """In how many bits a join looks for pairs; what it finds is scored again in float64, so no answer depends on it."""
+
+    AUTO = "auto"  # int8 where the processor is fast at it, else fp32
+    FP32 = "fp32"
+    TF32 = "tf32"  # 10 bits of mantissa: tensor cores of GPUs; elsewhere as slow as fp32
+    BF16 = "bf16"
+    INT8 = "int8"  # processors with VNNI
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinSide:
     """One side of a join: where its vectors are, and what they are."""

@@ -19,12 +19,14 @@ import pyarrow as pa
 
 from schemas.dedup import DedupRecord, DedupSpec
 from schemas.errors import Conflict, EmbedmillError, SpecMismatch, Stopped
+from schemas.join import Device, Precision
 from schemas.shard import FOOTER_KEY
 from similarity import kernel
 from similarity.clusters import Clusters, clusters_table, keep_table, make_clusters
 from similarity.components import Components
 from similarity.distinct import Distinct, first_alike
-from similarity.kernel import TILE_RIGHT, Block, Wanted
+from similarity.engine import TILE_RIGHT, Engine, engine_for
+from similarity.kernel import Block, Wanted
 from similarity.vectors import VectorSource
 from storage import layout
 from storage.jobs import now
@@ -209,6 +211,10 @@ class Dedup:
         return np.asarray(table["first"].combine_chunks())
 
     @cached_property
+    def _engine(self) -> Engine:
+        return engine_for(Device.AUTO, Precision.AUTO, self._effort.threads)
+
+    @cached_property
     def _distinct(self) -> Distinct:
         return Distinct(self._source, np.flatnonzero(self._alike == np.arange(len(self._alike))))
 
@@ -219,7 +225,7 @@ class Dedup:
                 self._distinct.block(first, count),
                 self._blocks(first),
                 Wanted(threshold=self.spec.threshold, after_self=True),
-                threads=self._effort.threads,
+                engine=self._engine,
                 limit=self._limit if count > 1 else lambda held: None,
             )
         except _TooMany:

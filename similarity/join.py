@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.errors import Conflict, Refused, SpecMismatch, Stopped
-from schemas.join import JoinRecord, JoinSpec, PanelFooter
+from schemas.join import Device, JoinRecord, JoinSpec, PanelFooter, Precision
 from schemas.sealed import sealed, unsealed
 from schemas.shard import FOOTER_KEY
 from similarity import kernel
+from similarity.engine import Engine, engine_for
 from similarity.kernel import Block, Pairs, Wanted
 from similarity.measure import Measure
 from similarity.scores import NEIGHBOURS, OF_NEIGHBOURS, base_of, measure_of, random_pairs, threshold_for
@@ -40,6 +41,8 @@ class Effort:
     """What a join may take up; nothing here changes a pair."""
 
     threads: int = 1
+    device: Device = Device.AUTO
+    precision: Precision = Precision.AUTO  # of the scan; scores are exact
     block_rows: int = 8192  # right rows that are in memory at a time
     max_pairs: int = 50_000_000
 
@@ -141,7 +144,7 @@ class Join:
             self._blocks("right"),
             self._wanted,
             measure=self.measure,
-            threads=self._effort.threads,
+            engine=self._engine,
             limit=self._limit,
         )
         if self.spec.mutual:
@@ -182,6 +185,10 @@ class Join:
             told = {"fpr": self.spec.fpr, "threshold": value, "random_pairs": random_pairs(left, right)}
             self.store.create(_THRESHOLD, sealed(told))
         return float(unsealed(self.store.get(_THRESHOLD))["threshold"])
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return engine_for(self._effort.device, self._effort.precision, self._effort.threads)
 
     @cached_property
     def _wanted(self) -> Wanted:
@@ -227,7 +234,7 @@ class Join:
             self._blocks(other),
             Wanted(top_k=top_k, not_self=self.spec.not_self or self.spec.after_self),
             measure=measure if side == "left" else measure.mirrored(),
-            threads=self._effort.threads,
+            engine=self._engine,
         )
 
     def _phase(self, name: str, side: str, compute: Callable[[int], pa.Table]) -> Phase:
@@ -308,13 +315,22 @@ class Join:
 
 def comparable(left: VectorSource, right: VectorSource, differing: list[str], *, force: bool) -> tuple[str, ...]:
     """The fields in which two sources differ although they must not; raises Refused for any, unless `force`."""
-    fields = tuple(["dim"] if left.dim != right.dim else differing)
+    told = "; ".join(_difference(left, right, name) for name in differing)
     if left.dim != right.dim:
-        raise Refused(f"the vectors differ in dim: {left.dim} and {right.dim}; embed both sides with one model")
-    if fields and not force:
-        told = "; ".join(f"{n}: {left.space_fields.get(n)} / {right.space_fields.get(n)}" for n in fields)
+        more = f" ({told})" if told else ""
+        raise Refused(f"the vectors differ in dim: {left.dim} and {right.dim}; embed both sides alike{more}")
+    if differing and not force:
         raise Refused(f"the vectors are of different spaces and mean nothing to each other ({told})")
-    return fields
+    return tuple(differing)
+
+
+def _difference(left: VectorSource, right: VectorSource, name: str) -> str:
+    mine, theirs = (side.space_fields.get(name) for side in (left, right))
+    if name != "model_digest":
+        return f"{name}: {mine} / {theirs}"
+    if left.model != right.model:
+        return f"model: {left.model} / {right.model}"
+    return f"revision of model {left.model}: files {str(mine)[:12]} / {str(theirs)[:12]}"
 
 
 def pairs_sha256(table: pa.Table) -> str:

@@ -1,15 +1,16 @@
 """A request for a join, as the user words it, and what comes of it: a spec that can be pinned, or a refusal."""
 
+import math
 import re
 from dataclasses import dataclass
 
 from schemas.errors import Refused
-from schemas.join import JoinSide, JoinSpec, Score
+from schemas.join import Device, JoinSide, JoinSpec, Precision, Score
 from schemas.space import incomparable
+from similarity.engine import TILE_LEFT, TILE_RIGHT
 from similarity.join import Effort, comparable
-from similarity.kernel import TILE_LEFT, TILE_RIGHT
 from similarity.scores import random_pairs
-from similarity.vectors import VectorSource, open_vectors
+from similarity.vectors import START, VectorSource, open_vectors
 
 DEFAULT_TOP_K = 10
 #: A threshold that fewer random pairs reach would be chance.
@@ -23,6 +24,7 @@ _PANEL_PAIRS = 10**11
 _PANEL_BYTES = 256 * 2**20
 _PANELS_WANTED = 256
 _LEAST_DISTRIBUTED_ROWS = 1024
+_MOST_THRESHOLD = 3.4e38  # float32, as scores are
 _BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -53,6 +55,8 @@ class JoinRequest:
     force: bool = False
     memory: int = 2**30  # bytes
     threads: int = 1
+    device: Device = Device.AUTO
+    precision: Precision = Precision.AUTO
     distributed: bool = False
 
 
@@ -64,9 +68,17 @@ class PlannedJoin:
     left: VectorSource
     right: VectorSource
     block_rows: int
+    device: Device = Device.AUTO
+    precision: Precision = Precision.AUTO
 
     def effort(self, threads: int, max_pairs: int) -> Effort:
-        return Effort(threads=threads, block_rows=self.block_rows, max_pairs=max_pairs)
+        return Effort(
+            threads=threads,
+            block_rows=self.block_rows,
+            max_pairs=max_pairs,
+            device=self.device,
+            precision=self.precision,
+        )
 
 
 def plan_join(request: JoinRequest) -> PlannedJoin:
@@ -96,7 +108,7 @@ def plan_join(request: JoinRequest) -> PlannedJoin:
             else _panel_rows(request.memory, left.dim, top_k or 0, request.threads, block_rows)
         ),
     )
-    return PlannedJoin(spec, left, right, block_rows)
+    return PlannedJoin(spec, left, right, block_rows, request.device, request.precision)
 
 
 def bytes_of(text: str) -> int:
@@ -111,7 +123,8 @@ def _opened(side: SideRequest) -> VectorSource:
     source = open_vectors(side.location, modality=side.modality, id_column=side.id_column, column=side.column)
     unknown = [name for name in side.keep if name not in source.types]
     if unknown:
-        raise Refused(f"{source.location} has no column {unknown[0]} to keep; it has {', '.join(sorted(source.types))}")
+        there = ", ".join(sorted(source.types)) or "none"
+        raise Refused(f"{source.location} has no column {unknown[0]} of one plain type to keep; it has {there}")
     return source
 
 
@@ -126,8 +139,13 @@ def _side(source: VectorSource, asked: SideRequest) -> JoinSide:
         modality=source.modality,
         space=source.space,
         model=source.model,
-        keep=asked.keep,
+        keep=_kept(source, asked.keep),
     )
+
+
+def _kept(source: VectorSource, asked: tuple[str, ...]) -> tuple[str, ...]:
+    """What is copied: what was asked for, once, and where a segment begins, without which its id names several rows."""
+    return tuple(dict.fromkeys([*asked, *([START] if source.is_cut else [])]))
 
 
 def _refuse_what_misleads(request: JoinRequest, left: VectorSource, right: VectorSource) -> None:
@@ -138,8 +156,12 @@ def _refuse_what_misleads(request: JoinRequest, left: VectorSource, right: Vecto
             "says nothing: each modality lies in a region of its own (the modality gap), so no number fits both; use "
             "--top-k, --score csls or centered, or --fpr 0.001, which takes the threshold from random pairs"
         )
+    if request.threshold is not None and not abs(request.threshold) <= _MOST_THRESHOLD:
+        raise Refused(f"--threshold {request.threshold:g} is no number that a score can reach; give a finite one")
     if request.mutual and request.score is Score.ZSCORE:
         raise Refused("--mutual needs a score that is the same from both sides; --score zscore is not, csls is")
+    if request.threshold is not None and not math.isfinite(request.threshold):
+        raise Refused(f"--threshold {request.threshold:g} is no score; give a number")
     if request.fpr is not None and request.threshold is not None:
         raise Refused("--fpr and --threshold both name a threshold; give one")
     if request.fpr is not None and not 0 < request.fpr < 1:
@@ -178,5 +200,5 @@ def _distributed_panel_rows(left: VectorSource, right: VectorSource, top_k: int)
 
 
 def _bytes_a_row(dim: int, top_k: int) -> int:
-    """A left row's vector, as read and as scanned, and its best pairs."""
-    return 8 * dim + 32 * top_k + 64
+    """A left row's vector, as read, in float32 and as scanned, and its best pairs."""
+    return 12 * dim + 32 * top_k + 96

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from schemas.join import Score
-from similarity.kernel import unit_length
+from similarity.exact import unit_length
 from similarity.measure import COSINE, Measure
 from similarity.vectors import VectorSource
 

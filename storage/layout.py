@@ -20,6 +20,8 @@ RANGES = "plan/int8-ranges.json"  # of int8 vectors; created by the worker that 
 PLAN = "plan"
 STATS = "stats.npz"  # written anew when a retry ends
 VIEWS = "views.sql"
+RECEIPT = "receipt.json"  # where the time went; written anew when a retry ends
+ESTIMATE = "control/estimate.json"  # what the job was thought to take, before it began
 
 _PART = re.compile(r"^data/modality=([a-z]+)/part-(\d{6,})\.parquet$")
 _PANEL = re.compile(r"^data/part-(\d{6,})\.parquet$")

@@ -56,6 +56,8 @@ from workers.fetch import Fetcher, FetchRules
 from workers.isolation import AloneTask, embed_alone
 from workers.lease import LeaseBoard, RedisLeases
 from workers.loading import Loader, MediaLoader
+from workers.meter import Meter
+from workers.metrics import WorkerMetrics
 from workers.model_shelf import ModelShelf
 from workers.pair_scorer import PairScorer, load_scorer
 from workers.suspects import RedisSuspects
@@ -76,11 +78,23 @@ _TAKEN_OUT_S = 5.0
 _PASSED_ON_S = 120
 
 
-def build_runtime(settings: Settings, shelf: ModelShelf | None = None, crumb: Breadcrumb | None = None) -> "Runtime":
+def build_runtime(
+    settings: Settings,
+    shelf: ModelShelf | None = None,
+    crumb: Breadcrumb | None = None,
+    metrics: WorkerMetrics | None = None,
+) -> "Runtime":
     """The one place where a worker's parts are put together; `shelf` is the one that its presence tells of."""
     client = redis.Redis.from_url(client_url(settings.broker_url), **CLIENT_OPTIONS)
     shelf = build_shelf(settings) if shelf is None else shelf
-    return Runtime(settings=settings, client=client, leases=RedisLeases(client), shelf=shelf, crumb=crumb)
+    return Runtime(
+        settings=settings,
+        client=client,
+        leases=RedisLeases(client),
+        shelf=shelf,
+        crumb=crumb,
+        metrics=metrics or WorkerMetrics(),
+    )
 
 
 def build_shelf(settings: Settings) -> ModelShelf:
@@ -118,6 +132,7 @@ class OpenJob:
     settings: Settings
     canary: Callable[[], Canary | None] = lambda: None  # of the job's model
     care: Care = field(default_factory=Care)
+    meter: Meter = field(default_factory=Meter)
     plans: dict[str, PlanReader] = field(default_factory=dict)
     ranges: Ranges | None = None  # of int8 vectors
     ranges_sha256: str = ""
@@ -155,7 +170,9 @@ class Runtime:
     leases: LeaseBoard
     shelf: ModelShelf
     crumb: Breadcrumb | None = None
+    metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
     _unfit: str = ""  # why this process computes no more
+    _last_job: str = ""  # that a shard was taken of
     _jobs: dict[str, OpenJob] = field(default_factory=dict)
     _comparisons: dict[str, OpenComparison] = field(default_factory=dict)
     _models: dict[str, ResolvedModel] = field(default_factory=dict)
@@ -195,6 +212,7 @@ class Runtime:
             logger.exception("shard failed", extra={"event": "shard_error", "shard": message.shard})
             report = self._judged(message, f"{type(err).__name__}: {err}")
         self._send(message.job, report)
+        self.metrics.count(report, time.monotonic() - started)
         shown = {
             "outcome": report.outcome,
             "rows": report.rows_ok,
@@ -234,14 +252,24 @@ class Runtime:
         entry = job.plan(message.plan).entry(message.shard)
         if self._may_pass_on(job, entry):
             return self._report(message, "passed")
-        return embed_shard(
-            job,
-            message,
-            leases=self.leases,
-            settings=self.settings,
-            hand_over=partial(self._hand_over, message),
-            moved=self._moved(message, job.job.record.spec.size),
-        )
+        with self._metered(job):
+            return embed_shard(
+                job,
+                message,
+                leases=self.leases,
+                settings=self.settings,
+                hand_over=partial(self._hand_over, message),
+                moved=self._moved(message, job.job.record.spec.size),
+            )
+
+    @contextlib.contextmanager
+    def _metered(self, job: OpenJob) -> Iterator[None]:
+        job.meter.enter(waited=self._last_job == job.job.id)
+        self._last_job = job.job.id
+        try:
+            yield
+        finally:
+            job.meter.leave()
 
     def _compare(self, message: ShardMessage) -> ShardReport:
         location = self._location(message.job)
@@ -277,16 +305,17 @@ class Runtime:
                 require_within(root, self.settings.roots, what="the job's media root")
         if spec.allow_private and not self.settings.allow_private:
             raise NotAllowed("the job reads media from private hosts; start the worker with --allow-private-hosts")
-        model = self._model(job)
+        model, meter = self._model(job), Meter()
         opened = OpenJob(
             job=job,
             location=location,
-            loader=self._loader(job),
+            loader=self._loader(job, meter),
             model=partial(self._told, job, model),
             budget=TokenBudget(self.settings.batch_tokens),
             settings=self.settings,
             canary=partial(self.shelf.canary, model, job.record.space.recipe.dtype),
             care=Care(RedisSuspects(self.client), self.crumb, self._alone),
+            meter=meter,
         )
         while len(self._jobs) >= _JOBS_KEPT:
             self._jobs.pop(next(iter(self._jobs))).loader.close()  # the one opened first
@@ -381,7 +410,7 @@ class Runtime:
             self.shelf.clear()
         return embed_alone(task, self.settings, should_stop)
 
-    def _loader(self, job: Job) -> MediaLoader:
+    def _loader(self, job: Job, meter: Meter) -> MediaLoader:
         spec, settings = job.record.spec, self.settings
         limits = DecodeLimits(
             max_pixels=spec.max_pixels,
@@ -399,7 +428,7 @@ class Runtime:
             allow_http=spec.allow_http,
             allow_private=spec.allow_private,
         )
-        return MediaLoader(Fetcher(rules), self._decoders[limits], job.record.space.recipe)
+        return MediaLoader(Fetcher(rules), self._decoders[limits], job.record.space.recipe, meter)
 
     def _report(self, message: ShardMessage, outcome: str, *, error: str = "") -> ShardReport:
         return ShardReport(
