@@ -14,6 +14,7 @@ import typer
 from producer.cli_dedup import dedup
 from producer.cli_eval import evaluate
 from producer.cli_join import join
+from producer.cli_monitor import monitor
 from producer.cli_rerank import rerank
 from producer.cli_search import search
 from producer.error_limit import ErrorLimit
@@ -820,6 +821,7 @@ def _show_card(card: "ModelCard", known: "KnownModel | None", *, as_json: bool, 
 
 
 app.command(epilog=EPILOG)(dedup)
+app.command(epilog=EPILOG)(monitor)
 app.command(epilog=EPILOG)(rerank)
 app.command("eval", epilog=EPILOG)(evaluate)
 app.command(epilog=EPILOG)(search)

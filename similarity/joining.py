@@ -8,6 +8,7 @@ from typing import Any
 from schemas.errors import Refused
 from similarity.join import Join, Progress, pin
 from similarity.join_request import JoinRequest, plan_join, require_room
+from similarity.recall import Recall
 from storage import layout
 from storage.store import canonical_location, open_store
 
@@ -26,6 +27,7 @@ class Joined:
     published_before: int  # panels that an earlier run had left
     panels: int
     forced: tuple[str, ...] = ()
+    recall: Recall | None = None  # of a funnel
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -37,6 +39,8 @@ class Joined:
         told = f"{self.join}: {self.pairs:,} pairs of {self.left_rows:,} x {self.right_rows:,} rows in {self.out}/data"
         if self.threshold is not None:
             told += f", scores of {self.threshold:.4g} and more"
+        if self.recall is not None:
+            told += f", {self.recall.line}"
         if self.published_before:
             return f"{told}; {self.published_before} of {self.panels} panels were there before"
         return f"{told}; {self.seconds:.1f} s, {compared / max(self.seconds, 1e-3):,.0f} comparisons a second"
@@ -80,4 +84,5 @@ def join_here(
         published_before=before,
         panels=record.spec.panels,
         forced=record.spec.forced,
+        recall=join.recall,
     )
