@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.errors import NotFound, StoreError
-from storage.parquet_seal import leave_room, seal
+from storage.parquet_seal import check_seal, leave_room, seal
 from storage.store import LocalStore, Store
 
 VECTOR = "embedding"
@@ -153,6 +153,15 @@ def read_parquet(store: Store, key: str) -> pa.Table:
     """A whole Parquet object; raises like `open_parquet`."""
     with open_parquet(store, key) as file:
         return file.read(use_threads=_ARROW_THREADS)
+
+
+def read_sealed(store: Store, key: str) -> pa.Table:
+    """A whole Parquet object that embedmill wrote; raises StoreError where one bit of it is not as it was written."""
+    data = store.get(key)
+    _, broken = check_seal(data, key)
+    if broken:
+        raise StoreError(broken)
+    return parse_parquet(data, key)
 
 
 def parse_parquet(data: bytes, key: str) -> pa.Table:
