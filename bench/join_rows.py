@@ -60,8 +60,8 @@ def main() -> None:
             rates["embedmill join, its own clock"].append(asked.left * asked.right / own / 1e6)
             for kind in ("faiss", "sklearn") if asked.peers else ():
                 rates.setdefault(kind, []).append(_peer(kind, folder, asked))
-            for kind in (torch.float32, torch.int8):
-                rates.setdefault(f"products of {kind} alone", []).append(_peak(kind, asked))
+            for dtype in (torch.float32, torch.int8):
+                rates.setdefault(f"products of {dtype} alone", []).append(_peak(dtype, asked))
         wrong = _wrong(folder / "out-0", left, right)
         print(f"{asked.left:,} x {asked.right:,} x {asked.dim}, top {TOP_K}, {asked.threads} threads, {asked.memory}")
         print(f"rows that differ from brute force in float64: {wrong} of {asked.left:,}; peak RSS {peak:,.0f} MiB")
@@ -155,7 +155,7 @@ def _peak(kind: torch.dtype, asked: argparse.Namespace) -> float:
         list(pool.map(work, [2] * asked.threads))
         begun = time.perf_counter()
         list(pool.map(work, [40] * asked.threads))
-        return 40 * asked.threads * len(a) * len(b) / (time.perf_counter() - begun) / 1e6
+        return float(40 * asked.threads * len(a) * len(b) / (time.perf_counter() - begun) / 1e6)
 
 
 def _wrong(out: Path, left: np.ndarray, right: np.ndarray) -> int:
