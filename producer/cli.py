@@ -250,11 +250,12 @@ def watch(
     Exits like `status`.
     """
     from producer.interrupts import Interrupted, interruptible
-    from producer.screen import open_screen
+    from producer.screen import Words, open_screen
     from producer.status import JobState, job_status
 
     job, board = _job(out), _board(broker_url)
-    with contextlib.suppress(Interrupted), interruptible(), open_screen() as screen:
+    words = Words.of(job.record.spec.kind)
+    with contextlib.suppress(Interrupted), interruptible(), open_screen(words=words) as screen:
         while (seen := job_status(job, board)).state in (JobState.PLANNED, JobState.UNFINISHED):
             screen.show(_progress_of(seen))
             time.sleep(every)
@@ -900,14 +901,15 @@ def drive_here(
 ) -> None:
     """Take `job` to its end with workers of this machine; exits with the job's code."""
     from producer.interrupts import Interrupted, interruptible
-    from producer.screen import open_screen
+    from producer.screen import Words, open_screen
     from producer.status import JobState, job_status
 
     before, started = job_status(job), time.monotonic()
     if before.state is JobState.FINISHED:
         raise typer.Exit(_show_end(job, as_json=as_json, seconds=None, done_before=before.rows))
     try:
-        with interruptible(), open_screen(quiet=quiet or as_json) as screen:
+        words = Words.of(job.record.spec.kind)
+        with interruptible(), open_screen(quiet=quiet or as_json, words=words) as screen:
             _mill(
                 job,
                 screen,
