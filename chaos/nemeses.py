@@ -11,7 +11,7 @@ from chaos.schedule import Kind, Strike
 from chaos.server import OwnServer
 from producer.task_queue import CeleryQueue
 from schemas.message import ShardMessage
-from schemas.queues import KEY_TTL_S, lease_key
+from schemas.queues import KEY_TTL_S, lease_key, task_name
 from storage.faulty_store import StoreFaults
 from storage.jobs import Job
 from storage.shards import published_shards
@@ -194,7 +194,7 @@ def _repeated_messages(mill: Mill, what: Strike) -> Harm | None:
         client.expire(key, KEY_TTL_S)
     for shard in shards:
         message = ShardMessage(job=job.id, shard=shard, plan=job.record.plan.digest)
-        queue.send(plan.modality(shard), job.record.spec.size, [message] * _REPEATS)
+        queue.send(task_name(plan.modality(shard)), job.record.spec.size, [message] * _REPEATS)
     return Harm(f"shards {', '.join(map(str, shards))} of {job.id}")
 
 

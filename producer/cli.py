@@ -14,13 +14,16 @@ import typer
 from producer.cli_dedup import dedup
 from producer.cli_eval import evaluate
 from producer.cli_join import join
+from producer.cli_monitor import monitor
 from producer.cli_rerank import rerank
 from producer.cli_search import search
 from producer.error_limit import ErrorLimit
 from producer.job_options import AllowUnpinned, OnlyModality, SizeName, seconds_of, takes_job
-from schemas.errors import EmbedmillError
+from schemas.errors import EmbedmillError, Refused
 
 if TYPE_CHECKING:
+    from prometheus_client.registry import CollectorRegistry
+
     from producer.board import RedisBoard
     from producer.broker import EmbeddedBroker
     from producer.coordinator import Progress
@@ -80,6 +83,15 @@ Roots = Annotated[
     list[str],
     typer.Option("--root", help="A folder or s3:// prefix that jobs and media may lie in. Repeatable."),
 ]
+Metrics = Annotated[
+    str,
+    typer.Option(
+        "--metrics",
+        metavar="[HOST:]PORT",
+        help="Serve /metrics for Prometheus there; beyond 127.0.0.1 only with EMBEDMILL_METRICS_TOKEN set.",
+        envvar="EMBEDMILL_METRICS",
+    ),
+]
 MaxErrors = Annotated[
     int,
     typer.Option("--max-errors", min=0, help="Stop when more rows than this failed; 0: any number may fail."),
@@ -95,6 +107,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stder
 
 #: Seconds that workers get to end their shard after Ctrl-C.
 _GRACE_S = 20.0
+#: Characters of a key that nobody tries out.
+_LEAST_KEY = 24
 #: What Typer makes of Ctrl-C.
 _INTERRUPTED = 130
 
@@ -211,8 +225,14 @@ def status(out: JobFolder, broker_url: BrokerUrl = "", as_json: Json = False) ->
     embedmill status vectors
 
     Read from the job's folder alone; with --broker-url also from Redis. Exits 0 when all rows have a vector, 1 when the
-    job is finished with failures, 3 when rows are left.
+    job is finished with failures, 3 when rows are left. Of a join or a dedup: how many panels are done.
     """
+    from storage.answers import answer_in
+    from storage.store import canonical_location, open_store
+
+    store = open_store(canonical_location(out))
+    if answer_in(store):
+        raise typer.Exit(_show_standing(store, as_json=as_json))
     raise typer.Exit(show_status(_job(out), as_json=as_json, broker_url=broker_url))
 
 
@@ -405,13 +425,14 @@ def gc(
     from dataclasses import asdict
 
     from producer.leftovers import find_leftovers, remove
+    from storage.answers import answer_in
     from storage.jobs import find_job, open_job
     from storage.store import canonical_location, open_store
 
     store = open_store(canonical_location(out))
     job = find_job(store)
     found = list(find_leftovers(store, job, older_than_s=seconds_of(older_than), now=time.time()))
-    if job is None and not found:
+    if job is None and not found and not answer_in(store):
         open_job(store)  # says that there is none
     if delete:
         found = [leftover for leftover in found if remove(leftover, store, job)]
@@ -469,6 +490,7 @@ def worker(
             envvar="EMBEDMILL_ALLOW_PRIVATE",
         ),
     ] = False,
+    metrics: Metrics = "",
     insecure_broker: InsecureBroker = False,
 ) -> None:
     """Serve the queues of a Redis with this machine's devices.
@@ -491,6 +513,7 @@ def worker(
     from workers.supervise import Fleet
 
     _safe(broker_url, insecure_broker)
+    message_key()
     crew = crew_settings(
         replace(Settings.from_environ(os.environ), allow_private=allow_private_hosts),
         broker_url=broker_url,
@@ -500,8 +523,13 @@ def worker(
         modalities=tuple(Modality(m.value) for m in modality or ()),
         queues=tuple(name.strip() for name in queues.split(",") if name.strip()),
     )
-    fleet = Fleet(crew)
     first = crew[0]
+    counts = tempfile.TemporaryDirectory(prefix="embedmill-counts-") if metrics else None
+    if counts is not None:
+        from workers.metrics import fleet_registry
+
+        serve_metrics(fleet_registry(Path(counts.name)), metrics)
+    fleet = Fleet(crew, counts=Path(counts.name) if counts else None)
     _say(f"{len(crew)} workers on {first.device} ({first.size}) serve {', '.join(first.queues)}; Ctrl-C ends them")
     try:
         with interruptible():
@@ -513,6 +541,8 @@ def worker(
         _say("ending: shards in work are finished first; once more ends at once")
     finally:
         _stop(fleet, _GRACE_S)
+        if counts is not None:
+            counts.cleanup()
 
 
 @app.command(epilog=EPILOG)
@@ -520,6 +550,7 @@ def coordinate(
     root: Roots,
     broker_url: BrokerUrl,
     insecure_broker: InsecureBroker = False,
+    metrics: Metrics = "",
     until_idle: Annotated[bool, typer.Option("--until-idle", help="End when no submitted job is left.")] = False,
 ) -> None:
     """Drive every submitted job: fill the queues, send again what was lost, finish.
@@ -535,7 +566,12 @@ def coordinate(
     from producer.task_queue import CeleryQueue
 
     url = _safe(broker_url, insecure_broker)
-    foreman = Foreman(tuple(root), board=RedisBoard(url), queue=CeleryQueue(url), say=_say)
+    board = RedisBoard(url)
+    foreman = Foreman(tuple(root), board=board, queue=CeleryQueue(url, key=message_key()), say=_say)
+    if metrics:
+        from producer.coordinator_metrics import coordinator_registry
+
+        serve_metrics(coordinator_registry(foreman, board.workers), metrics)
     try:
         with interruptible():
             while foreman.tick() or not until_idle:
@@ -784,6 +820,7 @@ def _show_card(card: "ModelCard", known: "KnownModel | None", *, as_json: bool, 
 
 
 app.command(epilog=EPILOG)(dedup)
+app.command(epilog=EPILOG)(monitor)
 app.command(epilog=EPILOG)(rerank)
 app.command("eval", epilog=EPILOG)(evaluate)
 app.command(epilog=EPILOG)(search)
@@ -941,7 +978,7 @@ def _mill(
         grace = 1.0  # at the end nothing is in work
         try:
             fleet.start()
-            board, queue = RedisBoard(url), CeleryQueue(url)
+            board, queue = RedisBoard(url), CeleryQueue(url, key=message_key())
             drive(job, board=board, queue=queue, screen=screen, crew=fleet, broker=broker, limit=limit)
         except Interrupted:
             screen.say("stopping: shards in work are finished first; Ctrl-C again stops at once")
@@ -1002,6 +1039,27 @@ def _sensible_count(shards: int) -> int:
     return max(1, min(usable_cores(), shards))
 
 
+def serve_metrics(registry: "CollectorRegistry", address: str) -> None:
+    """Serve `registry` at `address` for as long as this process lives; says where."""
+    from producer.metrics_server import MetricsServer, address_of
+
+    host, port = address_of(address)
+    server = MetricsServer(registry, host=host, port=port, token=os.environ.get("EMBEDMILL_METRICS_TOKEN", ""))
+    _say(f"metrics at http://{host}:{server.port}/metrics")
+
+
+def message_key() -> str:
+    """The key that messages are signed with, or ""; raises Refused for one that could be guessed."""
+    from schemas.settings import Settings
+
+    key = Settings.from_environ(os.environ).message_key
+    if key and len(key) < _LEAST_KEY:
+        raise Refused(
+            f"EMBEDMILL_MESSAGE_KEY has {len(key)} characters; take {_LEAST_KEY} or more, as random as can be"
+        )
+    return key
+
+
 def _safe(broker_url: str, insecure: bool) -> str:
     from producer.broker import require_safe
 
@@ -1009,10 +1067,29 @@ def _safe(broker_url: str, insecure: bool) -> str:
 
 
 def _job(out: str) -> "Job":
+    from schemas.errors import Refused
+    from storage.answers import answer_in
     from storage.jobs import open_job
     from storage.store import canonical_location, open_store
 
-    return open_job(open_store(canonical_location(out)))
+    store = open_store(canonical_location(out))
+    kind = answer_in(store)
+    if kind:
+        raise Refused(
+            f"{out} holds a {kind} and no job: `status`, `verify` and `gc` work on it, `embedmill {kind}` goes on"
+        )
+    return open_job(store)
+
+
+def _show_standing(store: "Store", *, as_json: bool) -> int:
+    """Say how far a join or a dedup is."""
+    import json
+
+    from similarity.standing import standing
+
+    seen = standing(store)
+    print(json.dumps(seen.to_dict()) if as_json else "\n".join(seen.lines()))
+    return 0 if seen.finished else 3
 
 
 def _board(broker_url: str) -> "RedisBoard | None":

@@ -4,6 +4,9 @@ from typing import Annotated
 
 import typer
 
+from producer.job_options import SizeName
+from schemas.join import Integers
+
 
 def dedup(
     source: Annotated[
@@ -32,6 +35,9 @@ def dedup(
     ] = "",
     column: Annotated[str, typer.Option("--column", help="The column of the vectors.")] = "embedding",
     id_column: Annotated[str, typer.Option("--id-column", help="The column of the ids.")] = "id",
+    integers: Annotated[
+        Integers | None, typer.Option("--integers", help="What int8 and uint8 columns are that no job wrote.")
+    ] = None,
     max_pairs: Annotated[
         int, typer.Option("--max-pairs", min=1, help="Stop rather than find more; resumable with a higher one.")
     ] = 50_000_000,
@@ -40,6 +46,32 @@ def dedup(
         typer.Option("--memory", help="What vectors and pairs may take up beside the program and 100 bytes a row."),
     ] = "1GB",
     threads: Annotated[int, typer.Option("--threads", min=0, help="0: one for each usable core.")] = 0,
+    distributed: Annotated[
+        bool,
+        typer.Option(
+            "--distributed", help="Have the workers on --broker-url that serve join.<size> compute the panels."
+        ),
+    ] = False,
+    broker_url: Annotated[
+        str,
+        typer.Option(
+            "--broker-url",
+            help="Redis: redis://, rediss:// or redis+socket://. A password belongs into the environment variable.",
+            envvar="EMBEDMILL_BROKER_URL",
+            show_envvar=True,
+        ),
+    ] = "",
+    size: Annotated[
+        SizeName | None, typer.Option("--size", help="With --distributed: the class of device; default: cpu.")
+    ] = None,
+    insecure_broker: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-broker",
+            help="Allow a Redis off this machine without TLS and password.",
+            envvar="EMBEDMILL_INSECURE_BROKER",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for scripts.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
 ) -> None:
@@ -56,17 +88,22 @@ def dedup(
     """
     import json
 
-    from producer.cli_join import Lines, nothing, usable_threads
+    from producer.cli_join import Lines, nothing, spreading, usable_threads
     from similarity.dedup_request import DedupRequest, dedup_here
     from similarity.join_request import SideRequest, bytes_of
 
     request = DedupRequest(
-        side=SideRequest(location=source, modality=modality or None, column=column, id_column=id_column),
+        side=SideRequest(
+            location=source, modality=modality or None, column=column, id_column=id_column, integers=integers
+        ),
         threshold=threshold,
         keep_by=keep_by,
         memory=bytes_of(memory),
         threads=threads or usable_threads(),
         max_pairs=max_pairs,
+        distributed=distributed,
     )
-    done = dedup_here(request, out, progress=nothing if quiet or as_json else Lines())
+    progress = nothing if quiet or as_json else Lines()
+    spread = spreading(distributed, broker_url, insecure_broker, size, max_pairs, quiet or as_json)
+    done = dedup_here(request, out, progress=progress, spread=spread)
     print(json.dumps(done.to_dict()) if as_json else done.line)

@@ -3,11 +3,18 @@
 import json
 import sys
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from schemas.join import Score
+from producer.job_options import SizeName
+from schemas.join import Device, Integers, Precision, Score
+from schemas.sizes import CPU
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from storage.phases import Comparison
 
 Side = Annotated[str, typer.Argument(help="A finished job's folder or URL, or Parquet with ids and vectors.")]
 _LINE_EVERY_S = 5.0
@@ -46,6 +53,9 @@ def join(
     right_column: Annotated[str, typer.Option("--right-column", help="The column of the right vectors.")] = "embedding",
     left_id: Annotated[str, typer.Option("--left-id", help="The column of the left ids.")] = "id",
     right_id: Annotated[str, typer.Option("--right-id", help="The column of the right ids.")] = "id",
+    integers: Annotated[
+        Integers | None, typer.Option("--integers", help="What int8 and uint8 columns are that no job wrote.")
+    ] = None,
     keep_left: Annotated[
         list[str] | None, typer.Option("--keep-left", help="A left column to copy, as left.NAME. Repeatable.")
     ] = None,
@@ -59,6 +69,49 @@ def join(
         str, typer.Option("--memory", help="What vectors, scores and pairs may take up beside the program itself.")
     ] = "1GB",
     threads: Annotated[int, typer.Option("--threads", min=0, help="0: one for each usable core.")] = 0,
+    device: Annotated[
+        Device, typer.Option("--device", help="What to compute on; no answer depends on it.")
+    ] = Device.AUTO,
+    precision: Annotated[
+        Precision,
+        typer.Option("--precision", help="In how many bits to look for pairs; scores are exact whatever it is."),
+    ] = Precision.AUTO,
+    distributed: Annotated[
+        bool,
+        typer.Option(
+            "--distributed", help="Have the workers on --broker-url that serve join.<size> compute the panels."
+        ),
+    ] = False,
+    broker_url: Annotated[
+        str,
+        typer.Option(
+            "--broker-url",
+            help="Redis: redis://, rediss:// or redis+socket://. A password belongs into the environment variable.",
+            envvar="EMBEDMILL_BROKER_URL",
+            show_envvar=True,
+        ),
+    ] = "",
+    size: Annotated[
+        SizeName | None, typer.Option("--size", help="With --distributed: the class of device; default: cpu.")
+    ] = None,
+    insecure_broker: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-broker",
+            help="Allow a Redis off this machine without TLS and password.",
+            envvar="EMBEDMILL_INSECURE_BROKER",
+        ),
+    ] = False,
+    funnel: Annotated[
+        str,
+        typer.Option(
+            "--funnel",
+            help="Not exact: scan coarse and score again fine, such as binary,int8,float32; the recall is measured.",
+        ),
+    ] = "",
+    oversample: Annotated[
+        int, typer.Option("--oversample", min=1, help="With --funnel: so many times what the next stage keeps.")
+    ] = 8,
     force: Annotated[
         bool, typer.Option("--force", help="Compare vectors of different spaces; the output says so.")
     ] = False,
@@ -79,7 +132,12 @@ def join(
 
     request = JoinRequest(
         left=SideRequest(
-            location=left, modality=left_modality, column=left_column, id_column=left_id, keep=tuple(keep_left or ())
+            location=left,
+            modality=left_modality,
+            column=left_column,
+            id_column=left_id,
+            keep=tuple(keep_left or ()),
+            integers=integers,
         ),
         right=SideRequest(
             location=right,
@@ -87,6 +145,7 @@ def join(
             column=right_column,
             id_column=right_id,
             keep=tuple(keep_right or ()),
+            integers=integers,
         ),
         score=score,
         top_k=top_k,
@@ -97,8 +156,15 @@ def join(
         force=force,
         memory=bytes_of(memory),
         threads=threads or usable_threads(),
+        device=device,
+        precision=precision,
+        funnel=tuple(filter(None, funnel.split(","))),
+        oversample=oversample,
+        distributed=distributed,
     )
-    done = join_here(request, out, max_pairs=max_pairs, progress=nothing if quiet or as_json else Lines())
+    progress = nothing if quiet or as_json else Lines()
+    spread = spreading(distributed, broker_url, insecure_broker, size, max_pairs, quiet or as_json)
+    done = join_here(request, out, max_pairs=max_pairs, progress=progress, spread=spread)
     print(json.dumps(done.to_dict()) if as_json else done.line)
     if done.forced and not as_json:
         print(f"{done.join}: FORCED: the spaces differ in {', '.join(done.forced)}", file=sys.stderr)
@@ -116,6 +182,44 @@ class Lines:
             self._last = now
             told = f", {pairs:,} pairs" if pairs else ""
             print(f"{stage}: {done} of {panels} panels{told}", file=sys.stderr, flush=True)
+
+
+def spreading(
+    distributed: bool, broker_url: str, insecure: bool, size: SizeName | None, max_pairs: int, quiet: bool
+) -> "Callable[[Comparison], None]":
+    """How a join or dedup is computed by the workers on a Redis; not at all unless `distributed`."""
+    if not distributed:
+        return lambda comparison: None
+    if not broker_url:
+        raise typer.BadParameter("--distributed needs the --broker-url of the workers that serve join.cpu")
+    from producer.board import RedisBoard
+    from producer.broker import require_safe
+    from producer.cli import message_key
+    from producer.distribute import distribute
+    from producer.interrupts import Interrupted, interruptible
+    from producer.screen import open_screen
+    from producer.task_queue import CeleryQueue
+
+    url = require_safe(broker_url, insecure=insecure)
+    board = RedisBoard(url)
+    board.workers()  # an unreachable Redis is said before anything is read
+
+    def spread(comparison: "Comparison") -> None:
+        try:
+            with interruptible(), open_screen(quiet=quiet) as screen:
+                distribute(
+                    comparison,
+                    board=board,
+                    queue=CeleryQueue(url, key=message_key()),
+                    screen=screen,
+                    size=size.value if size else CPU,
+                    max_pairs=max_pairs,
+                )
+        except Interrupted:
+            print("stopped; the same command goes on", file=sys.stderr)
+            raise typer.Exit(3) from None
+
+    return spread
 
 
 def nothing(stage: str, done: int, panels: int, pairs: int) -> None: ...

@@ -14,19 +14,16 @@ import numpy as np
 
 from producer.board import Board
 from producer.error_limit import ErrorLimit
+from producer.tally import Tally
 from producer.task_queue import TaskQueue
 from producer.turns import Turns
+from producer.work import Cut, Work
 from schemas.errors import BrokerError, Stopped, StoreError
 from schemas.message import ShardMessage
 from schemas.presence import WorkerPresence
-from schemas.queues import queue_name
-from schemas.rows import Modality
+from schemas.queues import queue_of
 from schemas.shard import ShardReport
 from schemas.sizes import above
-from storage import layout
-from storage.jobs import Job
-from storage.plans import PlanReader
-from storage.shards import published_shards, read_footer
 
 logger = logging.getLogger(__name__)
 
@@ -80,18 +77,18 @@ class _Lane:
     """One queue's shards: those that wait here, and the newest order a worker was seen to take."""
 
     queue: str
-    modality: Modality
+    task: str
     size: str
     waiting: deque[int] = field(default_factory=deque)
     taken: int = -1
 
 
 class Coordinator:
-    """Drives one job to its end, one `tick` at a time."""
+    """Drives one job, or one round of a join, to its end, one `tick` at a time."""
 
     def __init__(
         self,
-        job: Job,
+        work: Work,
         *,
         board: Board,
         queue: TaskQueue,
@@ -99,14 +96,14 @@ class Coordinator:
         limit: ErrorLimit | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._job, self._board, self._queue, self._clock = job, board, queue, clock
-        self._kind = job.record.spec.kind
+        self._work, self._board, self._queue, self._clock = work, board, queue, clock
         self._turns = turns or Turns(clock)
         self._limit = limit or ErrorLimit()
+        self.tally = Tally(published_at=clock())
         self._size_of: dict[int, str] = {}  # of shards that were too large for the job's own size
-        self._plans = [job.reader(plan) for plan in job.rounds() if not job.is_finished(plan)]
-        self._published: dict[int, bool] = {n: False for plan in self._plans for n in plan.shards()}
-        self._lanes: dict[tuple[Modality, str], _Lane] = {}
+        self._cuts = work.cuts()
+        self._published: dict[int, bool] = {n: False for cut in self._cuts for n in cut.shards()}
+        self._lanes: dict[tuple[str, str], _Lane] = {}  # by task and size
         self._sent: dict[int, _Sent] = {}
         self._order = 0
         self._errors: dict[int, list[str]] = {}  # by shard: the worker of each
@@ -149,7 +146,7 @@ class Coordinator:
     def release(self) -> None:
         """Let another coordinator take over at once."""
         try:
-            self._board.give_up(self._job.id)
+            self._board.give_up(self._work.id)
         except BrokerError as err:
             logger.info("the claim expires by itself: %s", err)
 
@@ -158,14 +155,14 @@ class Coordinator:
         return all(self._published.values())
 
     def _fill_lanes(self) -> None:
-        for plan in self._plans:
-            for shard in plan.shards():
-                self._lane(plan.modality(shard), self._job.record.spec.size).waiting.append(shard)
+        for cut in self._cuts:
+            for shard in cut.shards():
+                self._lane(cut.task_of(shard), self._work.size).waiting.append(shard)
 
-    def _lane(self, modality: Modality, size: str) -> _Lane:
-        key = (modality, size)
+    def _lane(self, task: str, size: str) -> _Lane:
+        key = (task, size)
         if key not in self._lanes:
-            self._lanes[key] = _Lane(queue_name(modality, size, self._kind), modality, size)
+            self._lanes[key] = _Lane(queue_of(task, size), task, size)
         return self._lanes[key]
 
     def _try_to_list(self) -> str:
@@ -179,11 +176,11 @@ class Coordinator:
 
     def _list_store(self) -> None:
         started = self._clock()
-        if self._job.is_cancelled():
+        if self._work.is_cancelled():
             with contextlib.suppress(BrokerError):  # the workers look into the store too, at their next shard
-                self._board.cancel(self._job.id)
-            raise Stopped(f"job {self._job.id} was cancelled; `embedmill run` or `submit` takes it up again")
-        found = {shard for shard, _, _ in published_shards(self._job.store)}
+                self._board.cancel(self._work.id)
+            raise Stopped(f"job {self._work.id} was cancelled; `embedmill run` or `submit` takes it up again")
+        found = self._work.published()
         unreported = (found & self._published.keys()) - self._counted
         for shard, known in self._published.items():
             if shard in found:
@@ -192,49 +189,55 @@ class Coordinator:
                 self._published[shard] = False
                 self._counted.discard(shard)
                 self._lane_of(shard).waiting.append(shard)
+        self.tally.left = self._left()
         self._recall_cancel = True
         with contextlib.suppress(StoreError):  # the limit on failures then sees fewer; the listing stands
             self._count_failures(unreported)
         self._listed_at = self._clock()
         self._listing_pause = max(LISTING_EVERY_S, 20 * (self._listed_at - started))
 
+    def _left(self) -> dict[str, int]:
+        """Shards that are not published, by queue: those that wait, and those that are sent or in work."""
+        there = self._published
+        left = Counter({lane.queue: sum(not there[n] for n in lane.waiting) for lane in self._lanes.values()})
+        left.update(sent.queue for sent in self._sent.values())
+        left.update(self._lane_of(shard).queue for shard in self._later)
+        return dict(left)
+
     def _count_failures(self, unreported: set[int]) -> None:
         """Read what failed in shards that no worker told of: from before this coordinator, or a lost report."""
         if not unreported:
             return
-        attempts = (layout.attempt_of(item.key) for item in self._job.store.walk(layout.FAILURES))
-        for shard in unreported & {attempt[0] for attempt in attempts if attempt is not None}:
-            footer = read_footer(self._job.store, self._plan_of(shard).modality(shard), shard)
-            self._failed[shard] = footer.rows_failed
+        self._failed |= self._work.failed_rows(unreported)
         self._counted |= unreported
 
     def _stop_over_limit(self) -> None:
-        first = [plan for plan in self._plans if plan.plan.round == 0]
+        first = [cut for cut in self._cuts if not cut.is_retry]
         if not first or not self._failed or self._done:
             return
         shards = [shard for shard in first[0].shards() if self._published[shard]]
-        done = int(sum(first[0].rows[shard - first[0].plan.first_shard] for shard in shards))
+        done = int(sum(first[0].rows[shard - first[0].first] for shard in shards))
         why = self._limit.exceeded(sum(self._failed.get(shard, 0) for shard in shards), done)
         if why:
             raise Stopped(f"stopped: {why}; `embedmill status` says of what; a higher limit goes on")
 
     def _work_the_board(self) -> str:
-        if not self._board.claim(self._job.id, self._job.store.url):
+        if not self._board.claim(self._work.id, self._work.location):
             return "another coordinator drives this job"
         if self._recall_cancel:
-            self._board.uncancel(self._job.id)  # else workers would drop each shard, and each would be sent again
+            self._board.uncancel(self._work.id)  # else workers would drop each shard, and each would be sent again
             self._recall_cancel = False
-        for report in self._board.reports(self._job.id):
+        for report in self._board.reports(self._work.id):
             self._heed(report)
         for shard in [shard for shard, due in self._later.items() if due <= self._clock()]:
             del self._later[shard]
             self._lane_of(shard).waiting.append(shard)
-        self._resend_lost(self._board.leased(self._job.id, self._sent))
+        self._resend_lost(self._board.leased(self._work.id, self._sent))
         self._top_up()
         return ""
 
     def _heed(self, report: ShardReport) -> None:
-        if report.shard not in self._published or report.plan != self._plan_of(report.shard).plan.digest:
+        if report.shard not in self._published or report.plan != self._cut_of(report.shard).digest:
             return
         if report.outcome in ("published", "lost", "skipped"):
             self._unfit = 0
@@ -245,6 +248,8 @@ class Coordinator:
             self._mark_published(report.shard)
         elif self._published[report.shard]:
             return  # a late attempt at what is done
+        elif report.outcome == "stopped":
+            raise Stopped(report.error)
         elif report.outcome == "error":
             self._count_error(report)
         elif report.outcome == "store_failed":
@@ -258,10 +263,10 @@ class Coordinator:
 
     def _move_up(self, report: ShardReport) -> None:
         """A shard with a row that is too large for its device goes to the next larger size that is served."""
-        modality = self._plan_of(report.shard).modality(report.shard)
+        task = self._cut_of(report.shard).task_of(report.shard)
         served = {queue for worker in self._board.workers() for queue in worker.queues}
         larger = above(report.size) if report.size else ()
-        sizes = [size for size in larger if queue_name(modality, size, self._kind) in served]
+        sizes = [size for size in larger if queue_of(task, size) in served]
         if sizes:  # else it comes back to its own size, whose worker then has no larger one to hand it to
             self._size_of[report.shard] = sizes[0]
             logger.info("shard %d goes to %s", report.shard, sizes[0], extra={"event": "shard_moved"})
@@ -269,6 +274,7 @@ class Coordinator:
             self._lane_of(report.shard).waiting.append(report.shard)
 
     def _count_error(self, report: ShardReport) -> None:
+        self.tally.errors += 1
         workers = self._errors.setdefault(report.shard, [])
         workers.append(report.worker)
         self._say_once(report)
@@ -294,6 +300,7 @@ class Coordinator:
     def _count_unfit(self, report: ShardReport) -> None:
         """A worker that cannot do this job: the shard goes to another, unless no worker can."""
         self._unfit += 1
+        self.tally.unfit += 1
         self._unfit_workers.add(report.worker)
         self._say_once(report)
         if self._unfit >= MAX_UNFIT and self._serving(self._board.workers()) <= self._unfit_workers:
@@ -312,6 +319,8 @@ class Coordinator:
             self._later[shard] = self._clock() + seconds
 
     def _mark_published(self, shard: int) -> None:
+        if not self._published[shard]:
+            self.tally.published_at = self._clock()
         self._published[shard] = True
         sent = self._sent.pop(shard, None)
         if sent is not None:
@@ -321,12 +330,14 @@ class Coordinator:
         now = self._clock()
         depths = {lane.queue: self._board.depth(lane.queue) for lane in self._lanes.values()}
         served = {queue for worker in self._board.workers() for queue in worker.queues} if self._size_of else set()
+        self.tally.leased, self.tally.depths, self.tally.ages_s = len(leased), depths, {}
         for shard in leased:
             self._note_taken(shard, self._sent[shard])
             self._sent[shard].at = now
         for shard, sent in [item for item in self._sent.items() if item[0] not in leased]:
             overtaken = sent.order < self._lane_of(shard).taken  # queues are first in, first out
             silent_s = now - sent.at
+            self.tally.ages_s[sent.queue] = max(silent_s, self.tally.ages_s.get(sent.queue, 0.0))
             if shard in self._size_of and sent.queue not in served and silent_s > UNSERVED_S:
                 del self._size_of[shard]  # the larger device is gone: the job's own size says what becomes of the row
                 self._send_again(shard)
@@ -335,6 +346,7 @@ class Coordinator:
                 self._send_again(shard)
 
     def _send_again(self, shard: int) -> None:
+        self.tally.resent += 1
         del self._sent[shard]
         self._lane_of(shard).waiting.appendleft(shard)
 
@@ -346,7 +358,7 @@ class Coordinator:
         workers = self._board.workers()
         serving = Counter(queue for worker in workers for queue in worker.queues)
         for lane in list(self._lanes.values()):
-            if not lane.waiting or not self._turns.may_send(lane.queue, self._job.record.spec.model_digest, workers):
+            if not lane.waiting or not self._turns.may_send(lane.queue, self._work.model_digest, workers):
                 continue
             window = WINDOW_PER_WORKER * max(1, serving[lane.queue])
             in_flight = sum(1 for sent in self._sent.values() if sent.queue == lane.queue)
@@ -359,25 +371,26 @@ class Coordinator:
             if not self._published[shard] and shard not in self._sent and shard not in batch:
                 batch.append(shard)
         try:
-            held = self._board.leased(self._job.id, batch)  # by workers that heard of them before: watched, not sent
+            held = self._board.leased(self._work.id, batch)  # by workers that heard of them before: watched, not sent
             messages = [self._message(shard) for shard in batch if shard not in held]
             if messages:  # a send of nothing would still open a connection
-                self._queue.send(lane.modality, lane.size, messages, self._kind)
+                self._queue.send(lane.task, lane.size, messages)
         except BrokerError:
             lane.waiting.extendleft(reversed(batch))
             raise
+        self.tally.sent += len(messages)
         for shard in batch:
             self._order += 1
             self._sent[shard] = _Sent(lane.queue, self._order, self._clock())
 
     def _message(self, shard: int) -> ShardMessage:
-        return ShardMessage(job=self._job.id, shard=shard, plan=self._plan_of(shard).plan.digest)
+        return ShardMessage(job=self._work.id, shard=shard, plan=self._cut_of(shard).digest)
 
-    def _plan_of(self, shard: int) -> PlanReader:
-        return next(plan for plan in self._plans if shard in plan.shards())
+    def _cut_of(self, shard: int) -> Cut:
+        return next(cut for cut in self._cuts if shard in cut.shards())
 
     def _lane_of(self, shard: int) -> _Lane:
-        return self._lane(self._plan_of(shard).modality(shard), self._size_of.get(shard, self._job.record.spec.size))
+        return self._lane(self._cut_of(shard).task_of(shard), self._size_of.get(shard, self._work.size))
 
     def _look_for_workers(self) -> tuple[int, list[str]]:
         """How many workers serve the job, and the queues with work left that none serves."""
@@ -389,13 +402,13 @@ class Coordinator:
 
     def _progress(self, workers: int, note: str, *, done: bool) -> Progress:
         flags_of = [
-            (plan, np.fromiter((self._published[n] for n in plan.shards()), bool, len(plan))) for plan in self._plans
+            (cut, np.fromiter((self._published[n] for n in cut.shards()), bool, len(cut))) for cut in self._cuts
         ]
         return Progress(
             shards=len(self._published),
             published=sum(int(flags.sum()) for _, flags in flags_of),
-            rows=sum(plan.plan.rows for plan in self._plans),
-            rows_done=sum(int(plan.rows[flags].sum()) for plan, flags in flags_of),
+            rows=sum(int(cut.rows.sum()) for cut in self._cuts),
+            rows_done=sum(int(cut.rows[flags].sum()) for cut, flags in flags_of),
             failed=sum(self._failed.values()),
             sent=len(self._sent),
             workers=workers,

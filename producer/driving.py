@@ -11,6 +11,7 @@ from producer.error_limit import ErrorLimit
 from producer.finish import finish_job
 from producer.screen import Screen
 from producer.task_queue import TaskQueue
+from producer.work import JobWork, Work
 from schemas.errors import BrokerError, Stopped
 from storage.jobs import Job
 
@@ -51,18 +52,32 @@ def drive(
 
     Raises Stopped for a job that cannot go on, Interrupted when the user wants no more.
     """
+    drive_work(JobWork(job), board=board, queue=queue, screen=screen, crew=crew, broker=broker, limit=limit)
+    finish_job(job)
+
+
+def drive_work(
+    work: Work,
+    *,
+    board: Board,
+    queue: TaskQueue,
+    screen: Screen,
+    crew: Crew | None = None,
+    broker: Watched | None = None,
+    limit: ErrorLimit | None = None,
+) -> None:
+    """Have all of `work` published; raises like `drive`."""
     with contextlib.suppress(BrokerError):  # a stale mark would only make the workers wait
-        board.uncancel(job.id)
-    coordinator = Coordinator(job, board=board, queue=queue, limit=limit)
+        board.uncancel(work.id)
+    coordinator = Coordinator(work, board=board, queue=queue, limit=limit)
     try:
         _loop(coordinator, screen, crew, broker)
     except Stopped:
         with contextlib.suppress(BrokerError):  # it may be what stopped us
-            board.withdraw(job.id)
+            board.withdraw(work.id)
         raise
     finally:
         coordinator.release()
-    finish_job(job)
 
 
 def _loop(coordinator: Coordinator, screen: Screen, crew: Crew | None, broker: Watched | None) -> None:

@@ -10,8 +10,10 @@ from producer.board import Board
 from producer.coordinator import Coordinator, Progress
 from producer.error_limit import ErrorLimit
 from producer.finish import finish_job
+from producer.tally import Tally
 from producer.task_queue import TaskQueue
 from producer.turns import Turns
+from producer.work import JobWork
 from schemas.errors import EmbedmillError, Refused, Stopped
 from schemas.redaction import redact
 from storage import layout
@@ -32,6 +34,8 @@ class Foreman:
         self._clock, self._looked_at = time.monotonic, -1e9
         self._turns = Turns()
         self._driven: dict[str, tuple[Job, Coordinator]] = {}
+        self.progress: dict[str, Progress] = {}  # of each job at the last tick
+        self.finished = self.stopped = 0  # jobs
         self._refused: set[str] = set()
         self._complaints: dict[str, str] = {}
 
@@ -47,9 +51,16 @@ class Foreman:
                     self._finish(job, coordinator)
             except EmbedmillError as err:
                 if isinstance(err, Stopped):
+                    self.stopped += 1
                     _write_down(job, str(err))
                 self._leave(job, coordinator, str(err), for_good=isinstance(err, Stopped))
+        self.progress = progress
         return progress
+
+    @property
+    def tallies(self) -> dict[str, Tally]:
+        """What the coordinator of each job counted."""
+        return {job_id: coordinator.tally for job_id, (_, coordinator) in list(self._driven.items())}
 
     def release(self) -> None:
         """Let another coordinator take over at once."""
@@ -80,7 +91,9 @@ class Foreman:
             if job is None or job.is_cancelled() or all(job.is_finished(plan) for plan in job.rounds()):
                 return
             limit = ErrorLimit.from_json(job.store.get(layout.SUBMITTED))
-            coordinator = Coordinator(job, board=self._board, queue=self._queue, turns=self._turns, limit=limit)
+            coordinator = Coordinator(
+                JobWork(job), board=self._board, queue=self._queue, turns=self._turns, limit=limit
+            )
         except (EmbedmillError, ValueError) as err:
             self._complain(location, str(err), for_good=isinstance(err, Refused | ValueError))
             return
@@ -98,6 +111,7 @@ class Foreman:
 
     def _finish(self, job: Job, coordinator: Coordinator) -> None:
         finish_job(job)
+        self.finished += 1
         self._leave(job, coordinator, "finished", for_good=True)
 
     def _leave(self, job: Job, coordinator: Coordinator, why: str, *, for_good: bool) -> None:

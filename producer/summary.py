@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from producer.finish import glob_escaped
+from producer.receipt_words import receipt_lines
 from producer.screen import duration
 from producer.status import JobState, JobStatus
 from schemas.failures import RETRYABLE
@@ -29,6 +30,7 @@ def summary_lines(status: JobStatus, *, seconds: float | None, done_now: int) ->
             f"  rejects   {status.rejects:,} lines that are no rows: {_short(status.location)}/plan/rejects-*.parquet"
         )
     lines += _left_out(status)
+    lines += receipt_lines(status.receipt)
     if seconds is not None and done_now:
         lines.append(f"  took      {duration(seconds)}, {done_now / max(seconds, 1e-9):,.1f} rows/s, all included")
     lines.append(f"  output    {_short(status.location)}/data ({status.file_bytes / 2**20:,.1f} MiB)")
@@ -75,6 +77,7 @@ def status_lines(status: JobStatus) -> list[str]:
         f"  model     {status.model} (space {status.space})",
         f"  output    {_short(status.location)}/data ({status.file_bytes / 2**20:,.1f} MiB)",
     ]
+    lines += receipt_lines(status.receipt)
     for queue in status.queues:
         seen = "" if queue.workers is None else f", {queue.waiting} messages waiting, {queue.workers} workers"
         lines.append(f"  queue     {queue.queue}: {queue.shards_left} shards left{seen}")

@@ -5,41 +5,41 @@ from typing import Protocol
 
 from schemas.errors import BrokerError
 from schemas.message import ShardMessage
-from schemas.model_cards import Kind
-from schemas.queues import celery_settings, queue_name, task_name
+from schemas.queues import celery_settings, queue_of
 from schemas.redaction import redact
-from schemas.rows import Modality
 
 
 class TaskQueue(Protocol):
     """Where messages go; sending one twice is harmless."""
 
-    def send(self, modality: Modality, size: str, messages: Iterable[ShardMessage], kind: Kind = Kind.EMBED) -> None:
-        """Send each to the queue of kind, modality and size; raises BrokerError when Redis cannot be reached."""
+    def send(self, task: str, size: str, messages: Iterable[ShardMessage]) -> None:
+        """Send each to the queue of task and size; raises BrokerError when Redis cannot be reached."""
 
 
 class CeleryQueue:
     """Messages to Celery workers, over Redis."""
 
-    def __init__(self, broker_url: str) -> None:
+    def __init__(self, broker_url: str, *, key: str = "") -> None:
+        """With a `key` each message is signed."""
         from celery import Celery
 
-        self._url = broker_url
+        self._url, self._key = broker_url, key
         self._app = Celery("embedmill", set_as_current=False)
         self._app.conf.update(celery_settings(broker_url))
         self._sent = 0
 
-    def send(self, modality: Modality, size: str, messages: Iterable[ShardMessage], kind: Kind = Kind.EMBED) -> None:
-        queue, name = queue_name(modality, size, kind), task_name(modality, kind)
+    def send(self, task: str, size: str, messages: Iterable[ShardMessage]) -> None:
+        queue = queue_of(task, size)
         try:
             with self._app.connection_for_write() as connection, self._app.amqp.Producer(connection) as producer:
                 for message in messages:
                     self._sent += 1
                     self._app.send_task(
-                        name,
-                        kwargs=message.to_kwargs(),
+                        task,
+                        kwargs=message.to_kwargs(self._key),
                         queue=queue,
                         task_id=f"{message.job}.{message.shard}.{self._sent}",
+                        kwargsrepr=repr({"job": message.job, "shard": message.shard, "queue": queue}),  # for monitors
                         producer=producer,
                         retry=False,
                         ignore_result=True,
@@ -61,6 +61,6 @@ class InlineQueue:
     def __init__(self, work: Callable[[ShardMessage], object]) -> None:
         self._work = work
 
-    def send(self, modality: Modality, size: str, messages: Iterable[ShardMessage], kind: Kind = Kind.EMBED) -> None:
+    def send(self, task: str, size: str, messages: Iterable[ShardMessage]) -> None:
         for message in messages:
             self._work(message)

@@ -1,5 +1,7 @@
-"""The message: a doorbell that names a shard, and carries nothing else."""
+"""The message: a doorbell that names a shard, and carries nothing else but a seal, where there is a key."""
 
+import hashlib
+import hmac
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,12 +19,29 @@ class ShardMessage:
     shard: int
     plan: str  # the plan's digest
 
-    def to_kwargs(self) -> dict[str, Any]:
-        return {"v": VERSION, **asdict(self)}
+    def to_kwargs(self, key: str = "") -> dict[str, Any]:
+        """The task's keyword arguments; with a `key` they are signed."""
+        told = {"v": VERSION, **asdict(self)}
+        return told | {"mac": self._mac(key)} if key else told
 
     @classmethod
-    def from_kwargs(cls, raw: dict[str, Any]) -> "ShardMessage":
-        """Parse a task's keyword arguments; raises Refused for anything but a well-formed message."""
+    def from_kwargs(cls, raw: dict[str, Any], key: str = "") -> "ShardMessage":
+        """Parse a task's keyword arguments.
+
+        Raises Refused for anything but a well-formed message, and with a `key` for one that it does not sign.
+        """
+        message = cls._parsed({name: value for name, value in raw.items() if name != "mac"})
+        if key and not hmac.compare_digest(str(raw.get("mac", "")).encode(), message._mac(key).encode()):
+            raise Refused("a message on the queue is not signed with this worker's EMBEDMILL_MESSAGE_KEY; dropped")
+        return message
+
+    def _mac(self, key: str) -> str:
+        """HMAC-SHA256 (RFC 2104) over all that the message says."""
+        told = f"embedmill {VERSION} {self.job} {self.shard} {self.plan}"
+        return hmac.new(key.encode(), told.encode(), hashlib.sha256).hexdigest()
+
+    @classmethod
+    def _parsed(cls, raw: dict[str, Any]) -> "ShardMessage":
         job, shard, plan = raw.get("job"), raw.get("shard"), raw.get("plan")
         well_formed = (
             set(raw) == {"v", "job", "shard", "plan"}

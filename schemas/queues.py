@@ -14,14 +14,23 @@ KEY_TTL_S = 24 * 3600
 JOBS = f"{PREFIX}jobs"  # hash: job id -> location of the jobs that a coordinator should drive
 
 
-def queue_name(modality: Modality, size: str = "cpu", kind: Kind = Kind.EMBED) -> str:
-    """The queue that shards of a modality wait in, for a class of device."""
-    return f"{kind}.{modality}.{size}"
+#: The Celery task that works on the panels of joins and dedups.
+JOIN_TASK = "join"
 
 
 def task_name(modality: Modality, kind: Kind = Kind.EMBED) -> str:
     """The Celery task that serves a modality; Flower groups by it."""
     return f"{kind}.{modality}"
+
+
+def queue_of(task: str, size: str = "cpu") -> str:
+    """The queue that a task's messages wait in, for a class of device."""
+    return f"{task}.{size}"
+
+
+def queue_name(modality: Modality, size: str = "cpu", kind: Kind = Kind.EMBED) -> str:
+    """The queue that shards of a modality wait in, for a class of device."""
+    return queue_of(task_name(modality, kind), size)
 
 
 def job_key(job: str) -> str:
@@ -105,8 +114,8 @@ TASK_LIMIT_S = 2 * 3600
 VISIBILITY_TIMEOUT_S = 6 * 3600
 
 
-def celery_settings(broker_url: str) -> dict[str, Any]:
-    """The Celery configuration of every embedmill process."""
+def celery_settings(broker_url: str, *, remote_control: bool = False) -> dict[str, Any]:
+    """The Celery configuration of every embedmill process; with `remote_control` a worker obeys broadcasts."""
     return {
         "broker_url": broker_url,
         "broker_transport_options": {
@@ -138,7 +147,7 @@ def celery_settings(broker_url: str) -> dict[str, Any]:
         "task_time_limit": TASK_LIMIT_S,
         "worker_soft_shutdown_timeout": 20,
         "worker_send_task_events": True,
-        "worker_enable_remote_control": True,  # Flower and ping; docs/operations.md says who may reach Redis
+        "worker_enable_remote_control": remote_control,  # by whoever reaches Redis; the monitor needs none
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
         "enable_utc": True,

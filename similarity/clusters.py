@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from similarity.kernel import cosines
+from similarity.exact import cosines
 from similarity.row_order import manifest_order
 from similarity.vectors import VectorSource
 from storage.parquet import ID

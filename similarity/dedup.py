@@ -5,11 +5,12 @@ all that come after it, panel by panel; of a panel's pairs only what hangs toget
 of some rows at a time, and some numbers a row, whatever the clusters.
 """
 
+import hashlib
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -18,19 +19,23 @@ import pyarrow as pa
 
 from schemas.dedup import DedupRecord, DedupSpec
 from schemas.errors import Conflict, EmbedmillError, SpecMismatch, Stopped
+from schemas.join import Device, Precision
 from schemas.shard import FOOTER_KEY
 from similarity import kernel
+from similarity.advice import threshold_advice
 from similarity.clusters import Clusters, clusters_table, keep_table, make_clusters
 from similarity.components import Components
 from similarity.distinct import Distinct, first_alike
-from similarity.kernel import TILE_RIGHT, Wanted
+from similarity.engine import TILE_RIGHT, Engine, engine_for
+from similarity.kernel import Block, Wanted
+from similarity.measure import COSINE
 from similarity.vectors import VectorSource
 from storage import layout
 from storage.jobs import now
 from storage.parquet import open_parquet, plain_file, read_parquet
+from storage.phases import Phase, panels_of
 from storage.store import LocalStore, Store
 
-_ALIKE, _NEAR = "alike", "near"
 _VERSIONED = ("embedmill", "torch", "numpy", "pyarrow")
 #: Bytes that a pair takes up while it is found, sorted and copied.
 _PAIR_BYTES = 64
@@ -96,9 +101,11 @@ class Dedup:
         *,
         effort: Effort = Effort(),
         progress: Progress = lambda *seen: None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
+        """`check` is called again and again while a panel is computed; what it raises ends that."""
         self.store, self.record, self.spec = store, record, record.spec
-        self._source, self._effort, self._progress = source, effort, progress
+        self._source, self._effort, self._progress, self._check = source, effort, progress, check
 
     def run(self) -> Tally:
         """Publish what is missing.
@@ -118,12 +125,26 @@ class Dedup:
         return tallies[0] if all(tallies) else None
 
     @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.record.to_json()).hexdigest()
+
+    @property
     def panels(self) -> int:
         return -(-len(self._distinct) // self.spec.panel_rows)
 
+    def rounds(self) -> Iterator[list[Phase]]:
+        """Exact copies, which one worker finds; then the near copies among those that are left."""
+        yield [Phase(layout.ALIKE, [self._source.rows], partial(layout.stage_key, layout.ALIKE), self._find_alike)]
+        rows = panels_of(len(self._distinct), self.spec.panel_rows)
+        yield [Phase(layout.NEAR, rows, partial(layout.stage_key, layout.NEAR), self.panel, self.panel)]
+
     def panel(self, number: int) -> int:
         """Compare the rows of a panel with all that come after them, unless that is done; returns the pairs."""
-        key = layout.stage_key(_NEAR, number)
+        key = layout.stage_key(layout.NEAR, number)
         if self.store.size(key) is None:
             first = number * self.spec.panel_rows
             edges, pairs = self._edges(first, min(self.spec.panel_rows, len(self._distinct) - first))
@@ -139,8 +160,8 @@ class Dedup:
         for number in range(self.panels):
             pairs += self.panel(number)
             if pairs > self._effort.max_pairs:
-                raise Stopped(_too_many_pairs(self._effort.max_pairs))
-            table = read_parquet(self.store, layout.stage_key(_NEAR, number))
+                raise Stopped(self._too_many())
+            table = read_parquet(self.store, layout.stage_key(layout.NEAR, number))
             hang.connect(np.asarray(table["row"]), np.asarray(table["first"]))
             self._progress("near copies", number + 1, self.panels, pairs)
         clusters = self._clusters(hang)
@@ -173,17 +194,26 @@ class Dedup:
             memory=self._effort.memory,
         )
 
-    @cached_property
-    def _alike(self) -> np.ndarray:
-        """int64 (rows,): of each row the first with the same vector; found once, and kept beside the panels."""
-        key = layout.stage_key(_ALIKE, 0)
+    def _find_alike(self, panel: int = 0) -> int:
+        key = layout.stage_key(layout.ALIKE, panel)
         if self.store.size(key) is None:
             table = pa.table({"first": first_alike(self._source)})
             self.store.create(key, plain_file(self._sealed(table)))
             self._progress("exact copies", 1, 1, 0)
+        return 0
+
+    @cached_property
+    def _alike(self) -> np.ndarray:
+        """int64 (rows,): of each row the first with the same vector; found once, and kept beside the panels."""
+        self._find_alike()
+        key = layout.stage_key(layout.ALIKE, 0)
         table = read_parquet(self.store, key)
         self._told(table.schema, key)
         return np.asarray(table["first"].combine_chunks())
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return engine_for(Device.AUTO, Precision.AUTO, self._effort.threads)
 
     @cached_property
     def _distinct(self) -> Distinct:
@@ -194,9 +224,9 @@ class Dedup:
         try:
             pairs = kernel.join(
                 self._distinct.block(first, count),
-                self._distinct.blocks(first, size=TILE_RIGHT),
+                self._blocks(first),
                 Wanted(threshold=self.spec.threshold, after_self=True),
-                threads=self._effort.threads,
+                engine=self._engine,
                 limit=self._limit if count > 1 else lambda held: None,
             )
         except _TooMany:
@@ -205,11 +235,24 @@ class Dedup:
             return one[0] + other[0], one[1] + other[1]
         return [(pairs.left, pairs.right)], len(pairs)
 
+    def _blocks(self, first: int) -> Iterator[Block]:
+        for block in self._distinct.blocks(first, size=TILE_RIGHT):
+            self._check()
+            yield block
+
     def _limit(self, held: int) -> None:
         if held > self._effort.max_pairs:
-            raise Stopped(_too_many_pairs(self._effort.max_pairs))
+            raise Stopped(self._too_many())
         if held > self._effort.memory // 4 // _PAIR_BYTES:
             raise _TooMany
+
+    def _too_many(self) -> str:
+        most, rows = self._effort.max_pairs, self._source.rows
+        advice = threshold_advice(most, rows * (rows - 1) // 2, self._source, self._source, COSINE)
+        return (
+            f"stopped: more than {most:,} pairs of near copies; the threshold is too low for these vectors: give a "
+            f"higher one with another --out, or allow more with --max-pairs{advice}"
+        )
 
     # --- what files say of themselves
 
@@ -239,10 +282,3 @@ def _connected(edges: list[tuple[np.ndarray, np.ndarray]]) -> pa.Table:
     hang = Components(len(rows))
     hang.connect(at[: len(left)], at[len(left) :])
     return pa.table({"row": rows, "first": rows[hang.labels()]})
-
-
-def _too_many_pairs(most: int) -> str:
-    return (
-        f"stopped: more than {most:,} pairs of near copies; the threshold is too low for these vectors: give a higher "
-        "one with another --out, or allow more with --max-pairs"
-    )

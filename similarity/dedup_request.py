@@ -1,6 +1,7 @@
 """A dedup from the words of its user to its last file, on this machine."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,14 +11,16 @@ from schemas.dedup import DedupSpec
 from schemas.errors import Refused
 from schemas.redaction import redact
 from similarity.dedup import Dedup, Effort, Progress, Tally, pin
+from similarity.engine import TILE_RIGHT
 from similarity.join_request import JoinRequest, SideRequest, plan_join
-from similarity.kernel import TILE_RIGHT
 from similarity.vectors import VectorSource
 from storage.store import canonical_location, open_store
 
 #: Bytes of a pair as it is found: if all rows of a panel were copies of all those of a tile, memory would hold them.
 _FOUND_BYTES = 48
 _LEAST_PANEL_ROWS = 256
+#: Bytes that a worker has for a panel.
+DISTRIBUTED_MEMORY = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +33,7 @@ class DedupRequest:
     memory: int = 2**30  # bytes
     threads: int = 1
     max_pairs: int = 50_000_000
+    distributed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +70,10 @@ class Deduped:
         return self.tally.distinct - self.tally.kept
 
 
-def dedup_here(request: DedupRequest, out: str, *, progress: Progress) -> Deduped:
-    """Pin the dedup at `out`, or go on with it, and publish what is missing.
+def dedup_here(
+    request: DedupRequest, out: str, *, progress: Progress, spread: Callable[[Dedup], None] = lambda dedup: None
+) -> Deduped:
+    """Pin the dedup at `out`, or go on with it, and publish what is missing; `spread` may have others do that first.
 
     Raises Refused for what would give wrong answers, Stopped where there are more pairs than may be.
     """
@@ -76,13 +82,15 @@ def dedup_here(request: DedupRequest, out: str, *, progress: Progress) -> Dedupe
         raise Refused(f"--threshold {request.threshold:g} is no cosine of near copies; give one above 0, up to 1")
     location = canonical_location(out)
     source, spec = plan_dedup(request)
-    if location == source.location:
+    if source.holds(location):
         raise Refused(f"--out {out} holds the vectors; give the dedup a folder of its own")
     store = open_store(location)
     record = pin(store, spec)
     effort = Effort(threads=request.threads, memory=request.memory, max_pairs=request.max_pairs)
     dedup = Dedup(store, record, source, effort=effort, progress=progress)
     was_done = dedup.published() is not None
+    if not was_done:
+        spread(dedup)
     tally = dedup.run()
     return Deduped(tally, redact(store.url), record.spec.threshold, round(time.monotonic() - started, 2), was_done)
 
@@ -100,13 +108,15 @@ def plan_dedup(request: DedupRequest) -> tuple[VectorSource, DedupSpec]:
             after_self=True,
             memory=request.memory,
             threads=request.threads,
+            distributed=request.distributed,
         )
     )
     source = planned.left
     _require_column(source, keep_by)
-    if source.space and "start_s" in source.types:
+    if source.is_cut:
         raise Refused(f"{source.location}: its rows are segments, several of one id; dedup a job without --segment")
-    panel_rows = min(planned.spec.panel_rows, max(_LEAST_PANEL_ROWS, request.memory // (TILE_RIGHT * _FOUND_BYTES)))
+    memory = DISTRIBUTED_MEMORY if request.distributed else request.memory
+    panel_rows = min(planned.spec.panel_rows, max(_LEAST_PANEL_ROWS, memory // (TILE_RIGHT * _FOUND_BYTES)))
     spec = DedupSpec(
         source=planned.spec.left,
         threshold=request.threshold,

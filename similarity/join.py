@@ -1,32 +1,39 @@
 """A join: the wanted pairs of two vector sources, published panel by panel; killed at any moment, it goes on."""
 
 import hashlib
+import math
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 
 import numpy as np
 import pyarrow as pa
 
 from schemas.errors import Conflict, Refused, SpecMismatch, Stopped
-from schemas.join import JoinRecord, JoinSpec, PanelFooter
+from schemas.join import Device, JoinRecord, JoinSpec, PanelFooter, Precision
 from schemas.sealed import sealed, unsealed
 from schemas.shard import FOOTER_KEY
 from similarity import kernel
+from similarity.advice import threshold_advice
+from similarity.engine import Engine, engine_for
+from similarity.funnel import Funnel, funnel
 from similarity.kernel import Block, Pairs, Wanted
 from similarity.measure import Measure
-from similarity.scores import NEIGHBOURS, measure_of, random_pairs, threshold_for
+from similarity.recall import Recall, sampled_rows, shares_found
+from similarity.scores import NEIGHBOURS, OF_NEIGHBOURS, base_of, measure_of, random_pairs, threshold_for
 from similarity.vectors import VectorSource
 from storage import layout
 from storage.jobs import now
 from storage.parquet import ID, open_parquet, plain_file, read_parquet
+from storage.phases import Phase, panels_of
 from storage.shards import content_sha256
 from storage.store import LocalStore, Store
 
 PAIR_COLUMNS = ("left_id", "right_id", "score", "rank")
 _THRESHOLD = "stage/threshold.json"
+_WORST = "worst-right"
 _VERSIONED = ("embedmill", "torch", "numpy", "pyarrow")
 
 #: (panels done, panels in all, pairs) of the pass that is named first.
@@ -38,6 +45,8 @@ class Effort:
     """What a join may take up; nothing here changes a pair."""
 
     threads: int = 1
+    device: Device = Device.AUTO
+    precision: Precision = Precision.AUTO  # of the scan; scores are exact
     block_rows: int = 8192  # right rows that are in memory at a time
     max_pairs: int = 50_000_000
 
@@ -72,10 +81,12 @@ class Join:
         *,
         effort: Effort = Effort(),
         progress: Progress = lambda *seen: None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
+        """`check` is called again and again while a panel is computed; what it raises ends that."""
         self.store, self.record, self.spec = store, record, record.spec
         self._sides = {"left": left, "right": right}
-        self._effort, self._progress = effort, progress
+        self._effort, self._progress, self._check = effort, progress, check
         self._pairs = 0  # published
 
     def run(self) -> int:
@@ -91,6 +102,23 @@ class Join:
             self._progress("pairs", panel + 1, self.spec.panels, self._pairs)
         self._finish()
         return self._pairs
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.record.to_json()).hexdigest()
+
+    def rounds(self) -> Iterator[list[Phase]]:
+        """What the score must know first, then the pairs."""
+        if self.spec.score in OF_NEIGHBOURS:
+            yield [self._near("left"), self._near("right")]
+        if self.spec.mutual:
+            yield [self._phase(_WORST, "right", self._worst)]
+        rows = panels_of(self._sides["left"].rows, self.spec.panel_rows)
+        yield [Phase("pairs", rows, layout.panel_key, self._do, lambda panel: self._there(panel).pairs)]
 
     def published(self, panel: int) -> PanelFooter | None:
         """What the published panel says of itself; None before it is there."""
@@ -115,17 +143,12 @@ class Join:
         """The pairs of one panel (PAIR_COLUMNS and kept columns), and what its file says of itself."""
         left = self._sides["left"]
         first, count = self._rows_of("left", panel)
-        pairs = kernel.join(
-            Block(first, left.vectors(first, count)),
-            self._sides["right"].blocks(size=self._effort.block_rows),
-            self._wanted,
-            measure=self.measure,
-            threads=self._effort.threads,
-            limit=self._limit,
-        )
+        block = Block(first, left.vectors(first, count))
+        pairs = self._through_funnel(block) if self.spec.funnel else self._exact(block)
         if self.spec.mutual:
             pairs = self._mutual(pairs)
         table = self._table(pairs)
+        shares = self._shares_found(pairs, first, count)
         footer = PanelFooter(
             join=self.record.id,
             panel=panel,
@@ -138,13 +161,45 @@ class Join:
             right_space=self.spec.right.space,
             forced=self.spec.forced,
             content_sha256=pairs_sha256(table),
+            sampled=len(shares),
+            recall_sum=math.fsum(shares),
         )
         return table, footer
+
+    def _exact(self, left: Block) -> Pairs:
+        return kernel.join(
+            left, self._blocks("right"), self._wanted, measure=self.measure, engine=self._engine, limit=self._limit
+        )
+
+    def _through_funnel(self, left: Block) -> Pairs:
+        assert self.spec.top_k is not None
+        plan = Funnel.of(self.spec.funnel, self.spec.top_k, self.spec.oversample, self._sides["right"].rows)
+        right = partial(self._blocks, "right")
+        return funnel(left, right, self._wanted, plan, measure=self.measure, engine=self._engine, limit=self._limit)
+
+    def _shares_found(self, pairs: Pairs, first: int, count: int) -> np.ndarray:
+        """Of each sampled row of a panel, the share of its exact pairs that are among these."""
+        if not self.spec.funnel:
+            return np.zeros(0)
+        left, right = self._sides["left"], partial(self._blocks, "right")
+        rows = sampled_rows(left.rows, first, count)
+        return shares_found(pairs, rows, left, right, self._wanted, measure=self.measure, engine=self._engine)
+
+    @property
+    def recall(self) -> Recall | None:
+        """What the panels say of what the funnel missed; None where there is none."""
+        if not self.spec.funnel:
+            return None
+        return Recall.of(self._there(panel) for panel in range(self.spec.panels))
 
     @cached_property
     def measure(self) -> Measure:
         """How pairs are scored; what it needs to know of both sides is found once, and kept beside the pairs."""
-        return measure_of(self.spec.score, self._sides["left"], self._sides["right"], self)
+        return measure_of(self.spec.score, self._base, self)
+
+    @cached_property
+    def _base(self) -> Measure:
+        return base_of(self.spec.score, self._sides["left"], self._sides["right"])
 
     @cached_property
     def threshold(self) -> float | None:
@@ -159,6 +214,10 @@ class Join:
         return float(unsealed(self.store.get(_THRESHOLD))["threshold"])
 
     @cached_property
+    def _engine(self) -> Engine:
+        return engine_for(self._effort.device, self._effort.precision, self._effort.threads)
+
+    @cached_property
     def _wanted(self) -> Wanted:
         spec = self.spec
         return Wanted(top_k=spec.top_k, threshold=self.threshold, after_self=spec.after_self, not_self=spec.not_self)
@@ -167,23 +226,34 @@ class Join:
         if self._pairs + held > self._effort.max_pairs:
             raise Stopped(
                 f"stopped: more than {self._effort.max_pairs:,} pairs; allow more with --max-pairs, "
-                "or ask for fewer with --top-k or a higher threshold, in another --out"
+                f"or ask for fewer with --top-k or a higher threshold, in another --out{self._advice()}"
             )
+
+    def _advice(self) -> str:
+        left, right = self._sides["left"], self._sides["right"]
+        if self.spec.top_k is not None:
+            return f"; --top-k {self.spec.top_k} gives up to {self.spec.top_k * left.rows:,} pairs"
+        own = left.rows if self.spec.not_self else 0
+        return threshold_advice(self._effort.max_pairs, left.rows * right.rows - own, left, right, self.measure)
 
     def _rows_of(self, side: str, panel: int) -> tuple[int, int]:
         first = panel * self.spec.panel_rows
         return first, min(self.spec.panel_rows, self._sides[side].rows - first)
 
-    def _panels_of(self, side: str) -> int:
-        return -(-self._sides[side].rows // self.spec.panel_rows)
+    def _blocks(self, side: str) -> Iterator[Block]:
+        for block in self._sides[side].blocks(size=self._effort.block_rows):
+            self._check()
+            yield block
 
-    def means(self, side: str, measure: Measure) -> np.ndarray:
+    def means(self, side: str) -> np.ndarray:
         """float64 (rows,): the mean score of each row's NEIGHBOURS nearest rows on the other side."""
-        columns = self._stage(f"near-{side}", side, lambda panel: self._means(side, panel, measure))
-        return np.concatenate([np.asarray(table["mean"]) for table in columns])
+        return np.concatenate([np.asarray(table["mean"]) for table in self._tables(self._near(side))])
 
-    def _means(self, side: str, panel: int, measure: Measure) -> pa.Table:
-        pairs = self._nearest(side, panel, measure, NEIGHBOURS)
+    def _near(self, side: str) -> Phase:
+        return self._phase(f"near-{side}", side, partial(self._means, side))
+
+    def _means(self, side: str, panel: int) -> pa.Table:
+        pairs = self._nearest(side, panel, self._base, NEIGHBOURS)
         first, count = self._rows_of(side, panel)
         at = pairs.left - first
         found = np.bincount(at, minlength=count)
@@ -195,24 +265,43 @@ class Join:
         first, count = self._rows_of(side, panel)
         return kernel.join(
             Block(first, self._sides[side].vectors(first, count)),
-            self._sides[other].blocks(size=self._effort.block_rows),
+            self._blocks(other),
             Wanted(top_k=top_k, not_self=self.spec.not_self or self.spec.after_self),
             measure=measure if side == "left" else measure.mirrored(),
-            threads=self._effort.threads,
+            engine=self._engine,
         )
 
-    def _stage(self, name: str, side: str, compute: Callable[[int], pa.Table]) -> Iterator[pa.Table]:
-        """What was found of each panel of `side`, in order; what is not there yet is computed and kept."""
-        for panel in range(self._panels_of(side)):
-            key = layout.stage_key(name, panel)
-            if self.store.size(key) is None:
-                table = compute(panel)
-                self.store.create(key, plain_file(table.replace_schema_metadata({FOOTER_KEY: self.record.id})))
-                self._progress(name, panel + 1, self._panels_of(side), 0)
-            table = read_parquet(self.store, key)
+    def _phase(self, name: str, side: str, compute: Callable[[int], pa.Table]) -> Phase:
+        """What is found of each panel of `side`, and kept beside the pairs."""
+        key = partial(layout.stage_key, name)
+
+        def do(panel: int) -> int:
+            if self.store.size(key(panel)) is None:
+                table = compute(panel).replace_schema_metadata({FOOTER_KEY: self.record.id})
+                self.store.create(key(panel), plain_file(table))
+                self._progress(name, panel + 1, len(rows), 0)
+            return 0
+
+        rows = panels_of(self._sides[side].rows, self.spec.panel_rows)
+        return Phase(name, rows, key, do)
+
+    def _tables(self, phase: Phase) -> Iterator[pa.Table]:
+        """What was found of each panel, in order; what is not there yet is computed."""
+        for panel in range(len(phase)):
+            phase.do(panel)
+            table = read_parquet(self.store, phase.key(panel))
             if (table.schema.metadata or {}).get(FOOTER_KEY) != self.record.id.encode():
-                raise Conflict(f"{key} is of another join than {self.record.id}; use another --out")
+                raise Conflict(f"{phase.key(panel)} is of another join than {self.record.id}; use another --out")
             yield table
+
+    def _do(self, panel: int) -> int:
+        return (self.published(panel) or self.publish(panel)).pairs
+
+    def _there(self, panel: int) -> PanelFooter:
+        footer = self.published(panel)
+        if footer is None:
+            raise Conflict(f"{layout.panel_key(panel)} was there, and is gone; nothing but embedmill may write there")
+        return footer
 
     def _mutual(self, pairs: Pairs) -> Pairs:
         """Those pairs whose left row is also among the best of their right one."""
@@ -225,7 +314,7 @@ class Join:
     @cached_property
     def _worst_of_right(self) -> tuple[np.ndarray, np.ndarray]:
         """The last of each right row's `top_k` left rows: its score, float32, and its number."""
-        tables = list(self._stage("worst-right", "right", self._worst))
+        tables = list(self._tables(self._phase(_WORST, "right", self._worst)))
         return tuple(np.concatenate([np.asarray(t[name]) for t in tables]) for name in ("score", "left"))  # type: ignore[return-value]
 
     def _worst(self, panel: int) -> pa.Table:
@@ -253,6 +342,8 @@ class Join:
         if self.store.size(layout.manifest_key(0)) is None:
             files = [_listed(layout.panel_key(n), self.store) for n in range(self.spec.panels)]
             told = {"v": 1, "join": self.record.id, "finished_at": now(), "pairs": self._pairs, "files": files}
+            if self.recall:
+                told["recall"] = self.recall.to_dict()
             self.store.create(layout.manifest_key(0), sealed(told))
         if isinstance(self.store, LocalStore):
             self.store.sweep()
@@ -260,13 +351,22 @@ class Join:
 
 def comparable(left: VectorSource, right: VectorSource, differing: list[str], *, force: bool) -> tuple[str, ...]:
     """The fields in which two sources differ although they must not; raises Refused for any, unless `force`."""
-    fields = tuple(["dim"] if left.dim != right.dim else differing)
+    told = "; ".join(_difference(left, right, name) for name in differing)
     if left.dim != right.dim:
-        raise Refused(f"the vectors differ in dim: {left.dim} and {right.dim}; embed both sides with one model")
-    if fields and not force:
-        told = "; ".join(f"{n}: {left.space_fields.get(n)} / {right.space_fields.get(n)}" for n in fields)
+        more = f" ({told})" if told else ""
+        raise Refused(f"the vectors differ in dim: {left.dim} and {right.dim}; embed both sides alike{more}")
+    if differing and not force:
         raise Refused(f"the vectors are of different spaces and mean nothing to each other ({told})")
-    return fields
+    return tuple(differing)
+
+
+def _difference(left: VectorSource, right: VectorSource, name: str) -> str:
+    mine, theirs = (side.space_fields.get(name) for side in (left, right))
+    if name != "model_digest":
+        return f"{name}: {mine} / {theirs}"
+    if left.model != right.model:
+        return f"model: {left.model} / {right.model}"
+    return f"revision of model {left.model}: files {str(mine)[:12]} / {str(theirs)[:12]}"
 
 
 def pairs_sha256(table: pa.Table) -> str:

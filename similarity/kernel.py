@@ -1,28 +1,35 @@
 """The kernel: which right rows score best with each left row, exactly, whatever the blocks, threads and machine.
 
-A block of products in float32 only says which pairs may count. Each of these is scored again in float64 and rounded to
-float32: that is its score. How far the two may be apart is bounded (`Measure.error`), so none is missed.
+A block of fast products only says which pairs may count. Each of these is scored again in float64 and rounded to
+float32: that is its score. How far the two may be apart is bounded (similarity/scanning.py), so none is missed.
 Order: score descending, then right row ascending.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-from similarity.measure import COSINE, Measure
+from schemas.errors import Refused
+from schemas.join import Precision
+from similarity import exact
+from similarity.engine import Engine
+from similarity.exact import ExactRows
+from similarity.measure import COSINE, ROUNDOFF, Measure
+from similarity.scanning import CHUNK, gamma, product_error, scanned
 
-#: Rows of a tile of scores: 16 MiB of float32 together with TILE_RIGHT.
-TILE_LEFT = 1024
-TILE_RIGHT = 4096
-#: Scores are looked at by their greatest in so many: reading it costs a sixteenth of reading them.
-_CHUNK = 64
-#: Chunks that are looked into, and values of vectors that are scored again, at a time: more would only take memory.
+#: Chunks that are looked into at a time: more would only take memory.
 _CHUNKS_AT_ONCE = 16_384
-_VALUES_AT_ONCE = 2**20
-_NO_ROW = -1
+#: Pairs that are looked at again in float32 at a time.
+_PAIRS_AT_ONCE = 1024
+_NO_ROW = np.iinfo(np.int64).max
+Work = TypeVar("Work")
+
+#: Right rows of a tile of which the best are looked for before there is a bound.
+_FIRST_COLUMNS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,99 +80,53 @@ def join(
     wanted: Wanted,
     *,
     measure: Measure = COSINE,
-    threads: int = 1,
+    engine: Engine | None = None,
     limit: Callable[[int], None] = lambda pairs: None,
 ) -> Pairs:
     """The wanted pairs of the rows of `left` with those of `right`, whose blocks come in the order of their rows.
 
-    `limit` is told how many pairs are held after each block, and may raise.
+    `limit` is told how many pairs are held after each block, and may raise. Raises Refused for a score beyond float32.
     """
-    tiles = [
-        _Tile(Block(left.first + at, left.vectors[at : at + TILE_LEFT]), wanted, measure)
-        for at in range(0, len(left), TILE_LEFT)
-    ]
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # two threads of one each beat one of two: docs/joins.md
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            for scan in _one_ahead(_Scan(part, measure) for block in right for part in _parts(block)):
-                list(pool.map(scan.of, tiles))
-                limit(sum(tile.held for tile in tiles))
-    finally:
-        torch.set_num_threads(before)
-    return _joined([tile.pairs() for tile in tiles])
+    engine = engine or Engine()
+    with engine.pool() as pool:
+        tiles = list(
+            pool.map(lambda block: _ScannedTile(block, wanted, measure, engine), parts(left, engine.tile_left))
+        )
+        scans = (_Scan(part, measure, engine) for block in right for part in parts(block, engine.tile_right))
+        for scan in one_ahead(scans):
+            list(pool.map(scan.of, tiles))
+            limit(sum(tile.held for tile in tiles))
+    return joined_pairs([tile.pairs() for tile in tiles])
 
 
-def _parts(block: Block) -> Iterator[Block]:
-    for at in range(0, len(block), TILE_RIGHT):
-        yield Block(block.first + at, block.vectors[at : at + TILE_RIGHT])
+def parts(block: Block, size: int) -> Iterator[Block]:
+    """A block in blocks of at most `size` rows."""
+    for at in range(0, len(block), size):
+        yield Block(block.first + at, block.vectors[at : at + size])
 
 
-def _one_ahead(scans: Iterator["_Scan"]) -> Iterator["_Scan"]:
-    """Each scan, while the next one is read and made ready beside it."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, scans, None)
-        while (scan := coming.result()) is not None:
-            coming = pool.submit(next, scans, None)
-            yield scan
+def one_ahead(works: Iterator[Work]) -> Iterator[Work]:
+    """Each work, while the next one is read and made ready beside it."""
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        coming = pool.submit(next, works, None)
+        while (work := coming.result()) is not None:
+            coming = pool.submit(next, works, None)
+            yield work
 
 
-def _joined(parts: list[Pairs]) -> Pairs:
-    if not parts:
+def joined_pairs(found: list[Pairs]) -> Pairs:
+    """Pairs of different left rows, put together."""
+    if not found:
         return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
-    return Pairs(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("left", "right", "scores")))
+    return Pairs(*(np.concatenate([getattr(part, name) for part in found]) for name in ("left", "right", "scores")))
 
 
-def unit_length(vectors: np.ndarray) -> np.ndarray:
-    """float64 (n, dim) `vectors` of length one; those of length zero as they are."""
-    lengths = _lengths(vectors)[:, None]
-    unit: np.ndarray = vectors / np.where(lengths > 0, lengths, 1.0)
-    return unit
-
-
-def _lengths(vectors: np.ndarray) -> np.ndarray:
-    return np.asarray(np.sqrt(_dots(vectors, vectors)))
-
-
-def _dots(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """float64 (n,): the dot products of the rows, summed by halves: the same bits on every machine."""
-    sums, width = x * y, x.shape[1]
-    while width > 1:
-        half = (width + 1) // 2
-        sums[:, : width - half] += sums[:, half:width]
-        width = half
-    return np.array(sums[:, 0] if width else np.zeros(len(sums)))
-
-
-def cosines(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """float32 (n,): the cosines of the rows of two (n, dim) arrays, with the very bits that a join gives a pair."""
-    return _dots(unit_length(x.astype(np.float64)), unit_length(y.astype(np.float64))).astype(np.float32)
-
-
-class _Side:
-    """Vectors as the measure takes them: float32 for the scan, float64 for the score of a pair."""
-
-    def __init__(self, vectors: np.ndarray, mean: np.ndarray | None, unit: bool) -> None:
-        self._vectors, self._mean = vectors, mean
-        self._unit = unit
-        exact = self.exact(slice(None))
-        self.lengths = _lengths(exact)
-        self.scanned = torch.from_numpy(exact.astype(np.float32))
-
-    def exact(self, rows: np.ndarray | slice) -> np.ndarray:
-        """float64 (n, dim) of these rows, of unit length where the measure is the cosine."""
-        wide = self._vectors[rows].astype(np.float64)
-        if self._mean is not None:
-            wide = unit_length(wide) - self._mean
-        return unit_length(wide) if self._unit else wide
-
-
-class _Tile:
+class Tile:
     """Some left rows and the best pairs of theirs so far."""
 
     def __init__(self, rows: Block, wanted: Wanted, measure: Measure) -> None:
         self.rows, self._wanted, self._measure = rows, wanted, measure
-        self.side = _Side(rows.vectors, measure.left_mean, measure.unit)
+        self.exact = ExactRows(rows.vectors, measure.left_mean, measure.unit)
         self.terms = measure.left(rows.first, len(rows))
         self._kept: list[Pairs] = []  # threshold alone: nothing is ever dropped
         k = wanted.top_k or 0
@@ -187,6 +148,12 @@ class _Tile:
         if self._wanted.after_self:
             return right > own
         return right != own if self._wanted.not_self else np.ones(len(at), np.bool_)
+
+    def own(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where, among `count` right rows from `first` on, a row of this tile meets itself and that is not wanted."""
+        rows = np.arange(max(first, self.rows.first), min(first + count, self.rows.first + len(self.rows)))
+        rows = rows if self._wanted.not_self else rows[:0]
+        return rows - self.rows.first, rows - first
 
     def may_skip(self, block: Block) -> bool:
         return self._wanted.after_self and block.first + len(block) <= self.rows.first + 1
@@ -216,86 +183,147 @@ class _Tile:
 
     def raise_bound(self, scores: np.ndarray) -> None:
         """Take note of scores, by left row, that as many pairs as are wanted reach."""
-        self.bound = np.maximum(self.bound, np.maximum(scores, self._wanted.floor))
+        reached = np.minimum(scores, np.finfo(np.float32).max)  # what is beyond float32 must be seen, to be refused
+        self.bound = np.maximum(self.bound, np.maximum(reached, self._wanted.floor))
 
     def pairs(self) -> Pairs:
-        """All that was taken in, in order."""
+        """All that was taken in, in order; raises Refused for a score that float32 cannot hold."""
         if self._wanted.top_k:
             found = self._right != _NO_ROW
             left = np.repeat(self.rows.first + np.arange(len(self.rows)), found.sum(axis=1))
-            return Pairs(left, self._right[found], self._scores[found])
-        kept = _joined(self._kept)
-        order = np.lexsort((kept.right, -kept.scores, kept.left))
-        return Pairs(self.rows.first + kept.left[order], kept.right[order], kept.scores[order])
+            pairs = Pairs(left, self._right[found], self._scores[found])
+        else:
+            kept = joined_pairs(self._kept)
+            order = np.lexsort((kept.right, -kept.scores, kept.left))
+            pairs = Pairs(self.rows.first + kept.left[order], kept.right[order], kept.scores[order])
+        if not np.isfinite(pairs.scores).all():
+            row = int(pairs.left[~np.isfinite(pairs.scores)][0])
+            raise Refused(
+                f"left row {row} has a product beyond float32 (3.4e38); use --score cosine, or shorter vectors"
+            )
+        return pairs
+
+
+class _ScannedTile(Tile):
+    """Left rows as a scan multiplies them."""
+
+    def __init__(self, rows: Block, wanted: Wanted, measure: Measure, engine: Engine) -> None:
+        super().__init__(rows, wanted, measure)
+        self.scanned = scanned(self.exact, len(rows), rows.vectors.shape[1], 1, engine)
 
 
 class _Scan:
     """A block of right rows, scanned against tiles of left rows."""
 
-    def __init__(self, block: Block, measure: Measure) -> None:
-        self._block, self._measure = block, measure
-        self._side = _Side(block.vectors, measure.right_mean, measure.unit)
-        self._longest = float(self._side.lengths.max(initial=0.0))
+    def __init__(self, block: Block, measure: Measure, engine: Engine) -> None:
+        self._block, self._measure, self._engine = block, measure, engine
+        self._dim = block.vectors.shape[1]
+        self._exact_rows = ExactRows(block.vectors, measure.right_mean, measure.unit)
+        self._scanned = scanned(self._exact_rows, len(block), self._dim, CHUNK, engine)
         self._add = measure.right(block.first, len(block))
+        padded = np.zeros(len(self._scanned.values))
+        padded[: len(block)] = self._add
+        self._most_add = np.abs(padded).reshape(-1, CHUNK).max(axis=1, initial=0.0)
+        self._add_row = torch.from_numpy(padded.astype(np.float32)).to(engine.device)
+        scale = np.repeat(self._scanned.scale, CHUNK)
+        if not measure.unit:  # only the order of the columns is asked for, and float32 does not hold all lengths
+            scale /= scale.max(initial=np.finfo(np.float64).tiny)
+        self._column_scale = torch.from_numpy(scale.astype(np.float32)).to(engine.device)
 
-    def of(self, tile: _Tile) -> None:
+    def of(self, tile: _ScannedTile) -> None:
         """Give `tile` the pairs of this block that count."""
-        if tile.may_skip(self._block):
+        if not len(self._block) or tile.may_skip(self._block):
             return
-        scores = self._scores(tile)
-        dim = self._block.vectors.shape[1]
-        error = self._measure.error(dim, tile.terms, self._add, tile.side.lengths * self._longest)
+        products = self._engine.products(tile.scanned.values, self._scanned.values)
         if tile.top_k and not np.isfinite(tile.bound).all():
-            tile.raise_bound(self._reached(tile, scores))
-        least = np.nextafter((tile.bound - error).astype(np.float32), np.float32(-np.inf))
-        for at, columns in _above(scores, least):
+            tile.raise_bound(self._reached(tile, products))
+        values, least = self._least(tile, products)
+        for at, columns in _above(values, least, len(self._block)):
+            at, columns = self._looked_at_again(tile, at, columns)
             tile.add(at, self._block.first + columns, self._exact(tile, at, columns))
 
-    def _scores(self, tile: _Tile) -> torch.Tensor:
-        """float32 (left, right) of the tile, near to the true ones."""
-        products = tile.side.scanned @ self._side.scanned.T
-        if self._measure.is_plain:
-            return products
-        scored = self._measure.score(products.numpy(), tile.terms.as_column(), self._add.astype(np.float32))
-        return torch.from_numpy(np.asarray(scored, np.float32))
+    def _least(self, tile: _ScannedTile, products: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values of pairs, and (left, chunks) what they must reach for their pair to count, on the device."""
+        line = self._measure.line(tile.bound, tile.terms)
+        near = gamma(self._engine.precision, self._dim)
+        error = abs(line.times) * product_error(tile.scanned, self._scanned, near)
+        if not line.weight.any():  # the right rows have no terms of their own
+            scale = line.times * np.outer(tile.scanned.scale, self._scanned.scale)
+            least = (line.least[:, None] - error) / scale
+            return products, _rounded_down(least, products)
+        one = abs(line.times) * np.outer(tile.scanned.length, self._scanned.length)
+        error += 8 * ROUNDOFF * (one + np.outer(np.abs(line.weight), self._most_add))
+        values = products.float() if products.dtype != torch.float32 else products
+        values *= self._on_device(line.times * tile.scanned.scale)[:, None]
+        values *= self._column_scale
+        values.addcmul_(self._on_device(line.weight)[:, None], self._add_row)
+        return values, _rounded_down(line.least[:, None] - error, values)
 
-    def _reached(self, tile: _Tile, scores: torch.Tensor) -> np.ndarray:
+    def _on_device(self, values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values.astype(np.float32)).to(self._engine.device)
+
+    def _reached(self, tile: _ScannedTile, products: torch.Tensor) -> np.ndarray:
         """A score, by left row, that `top_k` pairs of this block reach: without a bound all pairs would count.
 
         -inf where the block has too few rows that are wanted.
         """
-        some = min(2 * tile.top_k, scores.shape[1])  # twice: some may not be wanted
-        columns = torch.topk(scores, some, dim=1, sorted=False).indices.numpy().reshape(-1)
+        count = min(len(self._block), _FIRST_COLUMNS)
+        some = min(2 * tile.top_k, count)  # twice: some may not be wanted
+        if some < tile.top_k:
+            return np.full(len(tile.rows), -np.inf, np.float32)
+        near = products[:, :count].float() * self._column_scale[:count]
+        columns = torch.topk(near, some, dim=1, sorted=False).indices.cpu().numpy().reshape(-1)
         at = np.repeat(np.arange(len(tile.rows)), some)
         found = self._exact(tile, at, columns)
         found[~tile.allowed(at, self._block.first + columns)] = -np.inf
-        if some < tile.top_k:
-            return np.full(len(tile.rows), -np.inf, np.float32)
         reached: np.ndarray = np.partition(found.reshape(-1, some), some - tile.top_k, axis=1)[:, some - tile.top_k]
         return reached
 
-    def _exact(self, tile: _Tile, at: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """The scores of pairs, by their places in the tile and in this block: float64, rounded to float32 once."""
-        scores = np.empty(len(at), np.float32)
-        step = max(64, _VALUES_AT_ONCE // self._block.vectors.shape[1])
-        for begin in range(0, len(at), step):
-            rows, those = at[begin : begin + step], columns[begin : begin + step]
-            c = _dots(tile.side.exact(rows), self._side.exact(those))
-            scores[begin : begin + step] = self._measure.score(c, tile.terms.of(rows), self._add[those])
-        return scores
+    def _looked_at_again(
+        self, tile: _ScannedTile, at: np.ndarray, columns: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Those of the pairs that count in float32 too, which is coarser than float64 and takes a third of the time."""
+        if self._engine.precision is Precision.FP32:
+            return at, columns
+        one, other = tile.scanned, self._scanned
+        chunks = columns // CHUNK
+        c = np.empty(len(at))
+        for begin in range(0, len(at), _PAIRS_AT_ONCE):
+            some = slice(begin, begin + _PAIRS_AT_ONCE)
+            x = one.near.index_select(0, torch.from_numpy(at[some]))
+            y = other.near.index_select(0, torch.from_numpy(columns[some]))
+            c[some] = x.mul_(y).sum(1).numpy()
+        c *= one.near_scale[at] * other.near_scale[chunks]
+        length, longest = one.length[at], other.length[chunks]
+        c += (gamma(Precision.FP32, self._dim) + 4 * ROUNDOFF) * 1.01 * length * longest
+        most = self._measure.score(c, tile.terms.of(at), self._add[columns])
+        good = most + 4 * ROUNDOFF * np.abs(most) >= tile.bound[at]
+        return at[good], columns[good]
+
+    def _exact(self, tile: _ScannedTile, at: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """float32: the scores of pairs, by their places in the tile and in this block; rounded once."""
+        c = exact.products(tile.exact, at, self._exact_rows, columns)
+        with np.errstate(over="ignore"):  # a score beyond float32 is refused, if it is among those that are wanted
+            return self._measure.score(c, tile.terms.of(at), self._add[columns]).astype(np.float32)
 
 
-def _above(scores: torch.Tensor, least: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The places (row, column) of scores that reach their row's `least`, chunk by chunk of columns."""
-    bound = torch.from_numpy(least)[:, None]
-    whole = scores.shape[1] // _CHUNK * _CHUNK
-    if whole:
-        chunked = scores[:, :whole].reshape(len(scores), -1, _CHUNK)
-        rows, chunks = (chunked.amax(dim=2) >= bound).nonzero(as_tuple=True)
-        for begin in range(0, len(rows), _CHUNKS_AT_ONCE):
-            part, of = rows[begin : begin + _CHUNKS_AT_ONCE], chunks[begin : begin + _CHUNKS_AT_ONCE]
-            picked, within = (chunked[part, of] >= bound[part]).nonzero(as_tuple=True)
-            yield part[picked].numpy(), (of[picked] * _CHUNK + within).numpy()
-    if whole < scores.shape[1]:
-        rows, columns = (scores[:, whole:] >= bound).nonzero(as_tuple=True)
-        yield rows.numpy(), (columns + whole).numpy()
+def _rounded_down(least: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    """`least` as values of the type of `like`, or float32, that are no greater."""
+    if like.dtype == torch.int32:
+        whole = np.clip(np.floor(least), -(2.0**31), 2.0**31 - 1).astype(np.int32)
+        return torch.from_numpy(whole).to(like.device)
+    with np.errstate(over="ignore"):
+        near = np.nextafter(least.astype(np.float32), np.float32(-np.inf))
+    return torch.from_numpy(near).to(like.device)
+
+
+def _above(values: torch.Tensor, least: torch.Tensor, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The places (row, column) of values that reach the `least` of their row and chunk, for columns below `count`."""
+    chunked = values.view(len(values), -1, CHUNK)
+    rows, chunks = (chunked.amax(dim=2) >= least).nonzero(as_tuple=True)
+    for begin in range(0, len(rows), _CHUNKS_AT_ONCE):
+        part, of = rows[begin : begin + _CHUNKS_AT_ONCE], chunks[begin : begin + _CHUNKS_AT_ONCE]
+        picked, within = (chunked[part, of] >= least[part, of][:, None]).nonzero(as_tuple=True)
+        columns = of[picked] * CHUNK + within
+        real = columns < count
+        yield part[picked][real].cpu().numpy(), columns[real].cpu().numpy()

@@ -64,22 +64,17 @@ class Measure:
         )
         return np.asarray(scores)
 
-    def error(self, dim: int, left: "Terms", right_add: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        """How far a float32 score may be from the true one, at most, by left row: float64 like `left.add`.
-
-        A product of `dim` terms errs by no more than `dim` roundoffs of the product of the lengths (Higham, Accuracy
-        and Stability of Numerical Algorithms, 3.1), whatever the order of its sums; `scale` is that product, by left
-        row. The vectors' own rounding, and that of the terms, add a few.
-        """
-        product = (dim + 16) * ROUNDOFF * scale
+    def line(self, bound: np.ndarray, left: "Terms") -> "Line":
+        """What c, and the right rows' terms with it, must reach for a score that rounds to `bound` or more."""
+        # What is rounded up to the bound counts; -inf, where all count, stays.
+        least = bound - np.where(np.isfinite(bound), 4 * ROUNDOFF * np.abs(bound), 0.0)
+        none = np.zeros(len(bound))
         if self.is_plain:
-            return product
-        if self.is_ratio:
-            least = np.maximum(left.add + right_add.min(initial=np.inf), np.finfo(np.float32).tiny)
-            return np.asarray(2.0 * (product + 16 * ROUNDOFF * scale) / least)
-        most = np.abs(right_add).max(initial=0.0)
-        terms = 16 * ROUNDOFF * (abs(self.times) * scale + np.abs(left.add) + most)
-        return np.asarray((abs(self.times) * product + terms) * np.abs(left.times))
+            return Line(1.0, none, least)
+        if self.is_ratio:  # 2 c / (left + right) >= least: left and right are above zero
+            half = np.where(np.isfinite(least), least / 2, 0.0)
+            return Line(1.0, -half, np.where(np.isfinite(least), half * left.add, least))
+        return Line(self.times, none + float(bool(len(self.right_add))), least / left.times - left.add)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +88,14 @@ class Terms:
         """The terms of these rows."""
         return Terms(self.add[rows], self.times[rows])
 
-    def as_column(self) -> "Terms":
-        """float32, shaped to broadcast over a block of scores."""
-        return Terms(self.add[:, None].astype(np.float32), self.times[:, None].astype(np.float32))
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A pair counts if `times * c + weight * right_add >= least`; float64 by left row."""
+
+    times: float
+    weight: np.ndarray
+    least: np.ndarray
 
 
 def _cut(terms: np.ndarray, first: int, count: int, default: float = 0.0) -> np.ndarray:

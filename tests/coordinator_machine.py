@@ -20,11 +20,11 @@ from producer.cancelling import cancel_job
 from producer.coordinator import MAX_ERRORS, MAX_UNFIT, WINDOW_PER_WORKER, Coordinator
 from producer.prepare import resume
 from producer.turns import Turns
+from producer.work import JobWork
 from schemas.errors import BrokerError, EmbedmillError, Refused, Stopped, StoreError
 from schemas.failures import FailureCode
 from schemas.job import JobRecord, PlanRecord, retried
 from schemas.message import ShardMessage
-from schemas.model_cards import Kind
 from schemas.queues import queue_name
 from schemas.rows import ManifestRow, Modality
 from schemas.shard import ShardReport
@@ -303,7 +303,8 @@ class Seat:
         self._errors: Counter[int] = Counter()
         self._unfit = 0
         board, queue = _WatchedBoard(world.server, self), _WatchedQueue(world.server, self)
-        self.coordinator = world.coordinator(self.job, board=board, queue=queue, turns=turns, clock=world.clock)
+        work = JobWork(self.job)
+        self.coordinator = world.coordinator(work, board=board, queue=queue, turns=turns, clock=world.clock)
 
     def tick(self) -> bool:
         """One tick; True when the coordinator says that all is done."""
@@ -382,10 +383,10 @@ class _WatchedQueue(VirtualQueue):
         super().__init__(server)
         self._seat = seat
 
-    def send(self, modality: Modality, size: str, messages: Iterable[ShardMessage], kind: Kind = Kind.EMBED) -> None:
+    def send(self, task: str, size: str, messages: Iterable[ShardMessage]) -> None:
         batch = list(messages)
         self._seat.sends(size, batch)
-        super().send(modality, size, batch)
+        super().send(task, size, batch)
 
 
 # Actions: what may happen next. Each takes the world, and `pick` to choose with.

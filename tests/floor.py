@@ -12,7 +12,7 @@ from producer.board import RedisBoard
 from producer.task_queue import CeleryQueue
 from schemas.message import ShardMessage
 from schemas.presence import WorkerPresence
-from schemas.queues import CLIENT_OPTIONS, client_url, job_key, lease_key, reports_key, worker_key
+from schemas.queues import CLIENT_OPTIONS, client_url, job_key, lease_key, reports_key, task_name, worker_key
 from schemas.rows import ManifestRow, Modality
 from schemas.shard import ShardReport
 from storage.jobs import Job
@@ -40,7 +40,7 @@ class Floor:
     def send(self, *shards: int, queue: Modality = Modality.TEXT) -> None:
         """Send these shards; another queue than theirs reaches the workers that serve it alone."""
         messages = [ShardMessage(job=self.job.id, shard=n, plan=self.job.record.plan.digest) for n in shards]
-        self.queue.send(queue, "cpu", messages)
+        self.queue.send(task_name(queue), "cpu", messages)
 
     def published(self) -> set[int]:
         return {shard for shard, _, _ in published_shards(self.job.store)}

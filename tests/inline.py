@@ -7,6 +7,7 @@ from producer.board import MemoryBoard
 from producer.coordinator import Coordinator
 from producer.finish import finish_job
 from producer.task_queue import InlineQueue
+from producer.work import JobWork
 from schemas.failures import Failure
 from schemas.message import ShardMessage
 from schemas.settings import Settings
@@ -70,7 +71,7 @@ class InlineMill:
 
     def run(self) -> None:
         """Take every unfinished round to its end."""
-        coordinator = Coordinator(self.job, board=self.board, queue=InlineQueue(self.work))
+        coordinator = Coordinator(JobWork(self.job), board=self.board, queue=InlineQueue(self.work))
         while not coordinator.tick().done:
             pass
         finish_job(self.job)

@@ -1,6 +1,7 @@
 """A proxy in front of an S3 server that loses replies, answers with errors, and breaks what it passes on."""
 
 import http.client
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class S3Proxy:
     def __init__(self, server: S3Server) -> None:
         self._target = urlsplit(server.endpoint).netloc
         self._bucket = server.bucket
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._http = _Listener(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
         self.choose: Chooser = lambda method, key: Fault.NONE
         self.seen: list[Seen] = []
@@ -77,6 +78,13 @@ class S3Proxy:
             owner = proxy
 
         return Handler
+
+
+class _Listener(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of clients that were killed in the middle of a request."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 _REFUSALS = {Fault.SLOW_DOWN: (503, "SlowDown"), Fault.CONFLICT: (409, "ConditionalRequestConflict")}

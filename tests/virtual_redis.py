@@ -8,10 +8,8 @@ import redis
 
 from schemas.errors import BrokerError
 from schemas.message import ShardMessage
-from schemas.model_cards import Kind
 from schemas.presence import TTL_S, WorkerPresence
-from schemas.queues import queue_name
-from schemas.rows import Modality
+from schemas.queues import queue_of
 from schemas.shard import ShardReport
 from tests.virtual_store import Faults
 
@@ -167,13 +165,13 @@ class VirtualQueue:
     def __init__(self, server: VirtualRedis) -> None:
         self._server = server
 
-    def send(self, modality: Modality, size: str, messages: Iterable[ShardMessage], kind: Kind = Kind.EMBED) -> None:
+    def send(self, task: str, size: str, messages: Iterable[ShardMessage]) -> None:
         batch, faults = list(messages), self._server.faults
         if self._server.away or faults.strikes("send_refused"):
             raise BrokerError("redis://virtual cannot be reached")
         if faults.strikes("send_lost"):
             return
-        queue = self._server.queues.setdefault(queue_name(modality, size), [])
+        queue = self._server.queues.setdefault(queue_of(task, size), [])
         if faults.strikes("send_cut"):
             queue += batch[: len(batch) // 2]
             raise BrokerError("redis://virtual cannot be reached: reset in the middle")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from schemas.errors import Refused
 from schemas.job import JobSpec
 from schemas.model_cards import Kind
-from schemas.queues import queue_name
+from schemas.queues import JOIN_TASK, queue_name, queue_of
 from schemas.rows import Modality
 from schemas.settings import Settings
 from schemas.sizes import CPU, GIB, SIZES, up_to
@@ -61,4 +61,6 @@ def require_served(spec: JobSpec, crew: list[Settings]) -> None:
 def _served(size: str, modalities: tuple[Modality, ...], queues: tuple[str, ...]) -> tuple[str, ...]:
     taken = modalities or tuple(Modality)
     able = tuple(queue_name(modality, s, kind) for s in up_to(size) for kind in Kind for modality in taken)
+    if not modalities:
+        able += tuple(queue_of(JOIN_TASK, s) for s in up_to(size))
     return tuple(queue for queue in able if queue in queues) if queues else able

@@ -11,6 +11,7 @@ from schemas.failures import Failure
 from schemas.recipe import QUANTISED, Recipe
 from schemas.rows import ManifestRow
 from schemas.settings import Settings
+from schemas.spent import Step
 from workers.batching import Cancelled, encode_batches, measure
 from workers.breadcrumb import NoTrail, Trail
 from workers.encoder import Length
@@ -55,7 +56,7 @@ def embed_rows(
     """
     loaded = load_all(job.loader, rows, settings.load_threads)
     done = 0
-    for chunk in _chunks(_unless(should_stop, loaded)):
+    for chunk in job.meter.through(Step.INPUT_WAIT, _chunks(_unless(should_stop, loaded))):
         owners = [done + at for at, row in enumerate(chunk) for _ in _inputs_of(row)]
         yield from _embed_chunk(job, chunk, settings, should_stop, trail_of(owners))
         done += len(chunk)
@@ -85,7 +86,8 @@ def _embed_chunk(
 ) -> Iterator[Embedded | Failure]:
     encoder, recipe = job.encoder(), job.job.record.space.recipe
     inputs = [item for row in chunk for item in _inputs_of(row)]
-    lengths = measure(encoder, inputs, trail)
+    with job.meter.while_in(Step.PREPROCESS):
+        lengths = measure(encoder, inputs, trail)
     encoded = encode_batches(
         encoder,
         inputs,
@@ -94,6 +96,7 @@ def _embed_chunk(
         max_items=_most_items(recipe, settings),
         should_stop=should_stop,
         trail=trail,
+        meter=job.meter,
     )
     results = iter(zip(encoded, lengths, strict=True))
     for row in chunk:

@@ -38,6 +38,7 @@ from schemas.space import Space
 from storage.faulty_store import with_faults
 from storage.jobs import Job, open_job
 from storage.model_files import ResolvedModel, resolve_model
+from storage.pair_limit import pair_limit
 from storage.plans import PlanReader
 from storage.ranges import Ranges
 from storage.store import open_store, require_within
@@ -46,6 +47,7 @@ from workers.breadcrumb import LOADING, Breadcrumb, Place
 from workers.calibration import frozen_ranges
 from workers.canary import Canary
 from workers.care import Care
+from workers.compare_panel import OpenComparison, Told, compare_panel
 from workers.decoders import DecodeLimits, Decoders
 from workers.embed_shard import embed_shard
 from workers.embedding import Embedded
@@ -54,6 +56,8 @@ from workers.fetch import Fetcher, FetchRules
 from workers.isolation import AloneTask, embed_alone
 from workers.lease import LeaseBoard, RedisLeases
 from workers.loading import Loader, MediaLoader
+from workers.meter import Meter
+from workers.metrics import WorkerMetrics
 from workers.model_shelf import ModelShelf
 from workers.pair_scorer import PairScorer, load_scorer
 from workers.suspects import RedisSuspects
@@ -64,6 +68,8 @@ logger = logging.getLogger(__name__)
 _REPORTS_KEPT = 100_000
 #: Jobs that are held open at a time: each has its plan's index in memory.
 _JOBS_KEPT = 16
+#: Joins and dedups that are held open at a time: each may have some numbers of every row in memory.
+_COMPARISONS_KEPT = 2
 #: What a process that has run out of files says of each file.
 _OUT_OF_HANDLES = frozenset({errno.EMFILE, errno.ENFILE})
 #: Seconds within which a worker's main process sees that the one that computes is unfit.
@@ -72,11 +78,23 @@ _TAKEN_OUT_S = 5.0
 _PASSED_ON_S = 120
 
 
-def build_runtime(settings: Settings, shelf: ModelShelf | None = None, crumb: Breadcrumb | None = None) -> "Runtime":
+def build_runtime(
+    settings: Settings,
+    shelf: ModelShelf | None = None,
+    crumb: Breadcrumb | None = None,
+    metrics: WorkerMetrics | None = None,
+) -> "Runtime":
     """The one place where a worker's parts are put together; `shelf` is the one that its presence tells of."""
     client = redis.Redis.from_url(client_url(settings.broker_url), **CLIENT_OPTIONS)
     shelf = build_shelf(settings) if shelf is None else shelf
-    return Runtime(settings=settings, client=client, leases=RedisLeases(client), shelf=shelf, crumb=crumb)
+    return Runtime(
+        settings=settings,
+        client=client,
+        leases=RedisLeases(client),
+        shelf=shelf,
+        crumb=crumb,
+        metrics=metrics or WorkerMetrics(),
+    )
 
 
 def build_shelf(settings: Settings) -> ModelShelf:
@@ -114,6 +132,7 @@ class OpenJob:
     settings: Settings
     canary: Callable[[], Canary | None] = lambda: None  # of the job's model
     care: Care = field(default_factory=Care)
+    meter: Meter = field(default_factory=Meter)
     plans: dict[str, PlanReader] = field(default_factory=dict)
     ranges: Ranges | None = None  # of int8 vectors
     ranges_sha256: str = ""
@@ -151,20 +170,30 @@ class Runtime:
     leases: LeaseBoard
     shelf: ModelShelf
     crumb: Breadcrumb | None = None
+    metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
     _unfit: str = ""  # why this process computes no more
+    _last_job: str = ""  # that a shard was taken of
     _jobs: dict[str, OpenJob] = field(default_factory=dict)
+    _comparisons: dict[str, OpenComparison] = field(default_factory=dict)
     _models: dict[str, ResolvedModel] = field(default_factory=dict)
     _decoders: dict[DecodeLimits, Decoders] = field(default_factory=dict)
 
     def work(self, message: ShardMessage) -> dict[str, object]:
-        """Embed the shard that `message` names, and report; what it returns is shown in Flower.
+        """Embed or score the shard that `message` names, and report; what it returns is shown in Flower.
 
         Raises nothing but what ends a process: an error is an outcome, and the coordinator's to judge.
         """
+        return self._try(message, self._embed)
+
+    def compare(self, message: ShardMessage) -> dict[str, object]:
+        """Compute the panel of a join or dedup that `message` names, and report, like `work`."""
+        return self._try(message, self._compare)
+
+    def _try(self, message: ShardMessage, do: Callable[[ShardMessage], ShardReport]) -> dict[str, object]:
         started = time.monotonic()
         logger.info("shard taken", extra={"event": "shard_taken", "job": message.job, "shard": message.shard})
         try:
-            report = self._report(message, "unfit", error=self._unfit) if self._unfit else self._embed(message)
+            report = self._report(message, "unfit", error=self._unfit) if self._unfit else do(message)
         except (Cancelled, redis.RedisError) as err:  # nobody wants it, or Redis is away: it is sent again
             report = self._report(message, "cancelled")
             logger.info("shard left: %s", err, extra={"event": "shard_left", "shard": message.shard})
@@ -183,6 +212,7 @@ class Runtime:
             logger.exception("shard failed", extra={"event": "shard_error", "shard": message.shard})
             report = self._judged(message, f"{type(err).__name__}: {err}")
         self._send(message.job, report)
+        self.metrics.count(report, time.monotonic() - started)
         shown = {
             "outcome": report.outcome,
             "rows": report.rows_ok,
@@ -222,14 +252,49 @@ class Runtime:
         entry = job.plan(message.plan).entry(message.shard)
         if self._may_pass_on(job, entry):
             return self._report(message, "passed")
-        return embed_shard(
-            job,
-            message,
-            leases=self.leases,
-            settings=self.settings,
-            hand_over=partial(self._hand_over, message),
-            moved=self._moved(message, job.job.record.spec.size),
-        )
+        with self._metered(job):
+            return embed_shard(
+                job,
+                message,
+                leases=self.leases,
+                settings=self.settings,
+                hand_over=partial(self._hand_over, message),
+                moved=self._moved(message, job.job.record.spec.size),
+            )
+
+    @contextlib.contextmanager
+    def _metered(self, job: OpenJob) -> Iterator[None]:
+        job.meter.enter(waited=self._last_job == job.job.id)
+        self._last_job = job.job.id
+        try:
+            yield
+        finally:
+            job.meter.leave()
+
+    def _compare(self, message: ShardMessage) -> ShardReport:
+        location = self._location(message.job)
+        opened = self._comparisons.get(message.job)
+        if opened is None or opened.location != location or opened.max_pairs != pair_limit(opened.comparison.store):
+            opened = self._open_comparison(message.job, location)
+        leave = (lambda: False) if self.crumb is None else (lambda crumb=self.crumb: crumb.must_leave)
+        return compare_panel(opened, message, leases=self.leases, settings=self.settings, must_leave=leave)
+
+    def _open_comparison(self, job_id: str, location: str) -> OpenComparison:
+        """Raises NotAllowed where it, or what it compares, is no place for this worker."""
+        from similarity.comparison import open_comparison  # here: it loads torch, which a main process must not
+
+        require_within(location, self.settings.roots, what="the join's folder")
+        store = with_faults(open_store(location), self.settings.store_faults)
+        allow = partial(require_within, roots=self.settings.roots, what="what is joined")
+        told, most = Told(), pair_limit(store)
+        comparison = open_comparison(store, max_pairs=most, allow=allow, check=told.check)
+        opened = OpenComparison(location, comparison, told, most)
+        if opened.comparison.id != job_id:
+            raise NotAllowed(f"{location} holds {opened.comparison.id}, not {job_id}; the message was dropped")
+        while len(self._comparisons) >= _COMPARISONS_KEPT:
+            self._comparisons.pop(next(iter(self._comparisons)))
+        self._comparisons[job_id] = opened
+        return opened
 
     def open(self, job_id: str, location: str) -> "OpenJob":
         """The job at `location`, ready to be worked on; raises NotAllowed where that is no place for this worker."""
@@ -240,16 +305,17 @@ class Runtime:
                 require_within(root, self.settings.roots, what="the job's media root")
         if spec.allow_private and not self.settings.allow_private:
             raise NotAllowed("the job reads media from private hosts; start the worker with --allow-private-hosts")
-        model = self._model(job)
+        model, meter = self._model(job), Meter()
         opened = OpenJob(
             job=job,
             location=location,
-            loader=self._loader(job),
+            loader=self._loader(job, meter),
             model=partial(self._told, job, model),
             budget=TokenBudget(self.settings.batch_tokens),
             settings=self.settings,
             canary=partial(self.shelf.canary, model, job.record.space.recipe.dtype),
             care=Care(RedisSuspects(self.client), self.crumb, self._alone),
+            meter=meter,
         )
         while len(self._jobs) >= _JOBS_KEPT:
             self._jobs.pop(next(iter(self._jobs))).loader.close()  # the one opened first
@@ -344,7 +410,7 @@ class Runtime:
             self.shelf.clear()
         return embed_alone(task, self.settings, should_stop)
 
-    def _loader(self, job: Job) -> MediaLoader:
+    def _loader(self, job: Job, meter: Meter) -> MediaLoader:
         spec, settings = job.record.spec, self.settings
         limits = DecodeLimits(
             max_pixels=spec.max_pixels,
@@ -362,7 +428,7 @@ class Runtime:
             allow_http=spec.allow_http,
             allow_private=spec.allow_private,
         )
-        return MediaLoader(Fetcher(rules), self._decoders[limits], job.record.space.recipe)
+        return MediaLoader(Fetcher(rules), self._decoders[limits], job.record.space.recipe, meter)
 
     def _report(self, message: ShardMessage, outcome: str, *, error: str = "") -> ShardReport:
         return ShardReport(

@@ -11,6 +11,7 @@ from schemas import queues
 from schemas.errors import BrokerError
 from schemas.message import ShardMessage
 from schemas.presence import WorkerPresence
+from schemas.queues import task_name
 from schemas.rows import Modality
 from schemas.shard import ShardReport
 from tests.servers import redis_server
@@ -51,7 +52,7 @@ def side(request: pytest.FixtureRequest) -> Iterator[Side]:
             {
                 "report": lambda: virtual.report(JOB, REPORT),
                 "lease": lambda: virtual.acquire(JOB, 3, "w", 20.0),
-                "wait": lambda: VirtualQueue(virtual).send(Modality.TEXT, "cpu", [message, message]),
+                "wait": lambda: VirtualQueue(virtual).send(task_name(Modality.TEXT), "cpu", [message, message]),
                 "live": lambda: virtual.announce(WORKER),
             },
         )

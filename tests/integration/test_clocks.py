@@ -8,6 +8,7 @@ from pathlib import Path
 
 from producer.coordinator import Coordinator
 from producer.task_queue import CeleryQueue
+from producer.work import JobWork
 from tests.faketime import fake_clock
 from tests.floor import Floor, Overheard, check_published, hash_job, worker
 from tests.mill import embedmill, texts, write_jsonl
@@ -29,7 +30,7 @@ def test_wrong_clocks_among_workers_cost_nothing(tmp_path: Path) -> None:
             stack.enter_context(worker(broker.url, tmp_path, delay_ms=60, env=clock.environ()))
         floor.wait_for_workers(len(clocks))
         board = Overheard(broker.url)
-        coordinator = Coordinator(floor.job, board=board, queue=CeleryQueue(broker.url))
+        coordinator = Coordinator(JobWork(floor.job), board=board, queue=CeleryQueue(broker.url))
         for n, step in enumerate(STEPS, start=1):
             _drive(coordinator, until=n * len(SIZES) // (len(STEPS) + 1))
             jumping.set(step)

@@ -14,6 +14,7 @@ from producer.board import RedisBoard
 from producer.broker import EmbeddedBroker
 from producer.coordinator import Coordinator
 from producer.task_queue import CeleryQueue
+from producer.work import JobWork
 from schemas.message import ShardMessage
 from schemas.queues import celery_settings, depth_key
 from storage.jobs import Job
@@ -21,7 +22,7 @@ from storage.model_files import resolve_model
 from storage.store import LocalStore
 from tests.floor import QUEUE, Floor, hash_job, main_of, through_port, worker
 from tests.jobs import planned_job, text_rows
-from tests.mill import children, kill
+from tests.mill import children, embedmill, kill, texts, write_jsonl
 from tests.servers import redis_server, wait_for
 
 
@@ -65,6 +66,50 @@ def test_foreign_messages_are_dropped(broker: EmbeddedBroker, job: Job, tmp_path
 
     assert floor.published() == {3}
     assert not touched.exists()
+
+
+def test_with_a_key_only_signed_messages_are_worked_on(broker: EmbeddedBroker, job: Job, tmp_path: Path) -> None:
+    """Unsigned ones, those signed with another key, and those whose shard, job or plan was changed touch nothing."""
+    key, floor = "k" * 32, Floor(job, broker.url)
+    app = Celery(set_as_current=False)
+    app.conf.update(celery_settings(broker.url))
+    message = ShardMessage(job=job.id, shard=0, plan=job.record.plan.digest)
+    signed = message.to_kwargs(key)
+    forged: list[dict[str, object]] = [
+        message.to_kwargs(),
+        message.to_kwargs("another key of some length"),
+        {**signed, "shard": 1},
+        {**signed, "plan": "f" * 64},
+        {**signed, "job": job.id + "x"},
+        {**signed, "mac": None},
+        {**signed, "mac": signed["mac"][:-1]},
+        {**signed, "mac": "é" * 64},
+        {**signed, "mac": ["x"]},
+    ]
+    for kwargs in forged:
+        app.send_task("embed.text", kwargs=kwargs, queue=QUEUE)
+    good = ShardMessage(job=job.id, shard=3, plan=job.record.plan.digest).to_kwargs(key)
+    app.send_task("embed.text", kwargs=good, queue=QUEUE)
+
+    log = tmp_path / "log"
+    with worker(broker.url, tmp_path, env={"EMBEDMILL_MESSAGE_KEY": key}, log=log):
+        floor.wait_for(3)
+
+    assert floor.published() == {3}
+    assert log.read_text().count("EMBEDMILL_MESSAGE_KEY; dropped") == len(forged)
+    assert key not in log.read_text()
+
+
+def test_a_job_runs_with_signed_messages(tmp_path: Path) -> None:
+    """`run` with a key: its coordinator signs, its workers check. A key that could be guessed is refused."""
+    manifest = write_jsonl(tmp_path / "rows.jsonl", texts(20))
+    words = ("run", manifest, "-m", "hash", "-o", tmp_path / "out", "--workers", "1")
+
+    short = embedmill(*words, env={"EMBEDMILL_MESSAGE_KEY": "guess"})
+    done = embedmill(*words, env={"EMBEDMILL_MESSAGE_KEY": "0123456789abcdef01234567"})
+
+    assert (short.returncode, done.returncode) == (2, 0), done.stderr
+    assert "EMBEDMILL_MESSAGE_KEY has 5 characters" in short.stderr
 
 
 class _Touch:
@@ -159,7 +204,7 @@ def _refuses_writes(client: redis.Redis) -> bool:
 def test_a_wiped_redis_is_filled_again(broker: EmbeddedBroker, job: Job, tmp_path: Path) -> None:
     """FLUSHALL in the middle of a job: the coordinator and the workers end it, unattended."""
     floor = Floor(job, broker.url)
-    coordinator = Coordinator(job, board=RedisBoard(broker.url), queue=CeleryQueue(broker.url))
+    coordinator = Coordinator(JobWork(job), board=RedisBoard(broker.url), queue=CeleryQueue(broker.url))
     wiped = False
 
     def finished() -> bool:

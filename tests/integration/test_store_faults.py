@@ -12,6 +12,7 @@ import pytest
 from producer.coordinator import MAX_ERRORS, Coordinator
 from producer.finish import finish_job
 from producer.task_queue import CeleryQueue
+from producer.work import JobWork
 from schemas.rows import Modality
 from schemas.shard import ShardReport
 from tests.floor import LEASE_S, QUEUE, Floor, Overheard, check_published, hash_job, worker
@@ -42,7 +43,7 @@ def test_a_full_disk_is_waited_for(small_disk: Path, tmp_path: Path) -> None:
         floor = Floor(hash_job(small_disk / "job", sizes), broker.url)
         board = Overheard(broker.url)
         coordinator = Coordinator(
-            floor.job, board=board, queue=CeleryQueue(broker.url), clock=lambda: FASTER * time.monotonic()
+            JobWork(floor.job), board=board, queue=CeleryQueue(broker.url), clock=lambda: FASTER * time.monotonic()
         )
         wait_for(lambda: coordinator.tick().published >= 2, timeout_s=90, what="two shards")
         with full(small_disk):

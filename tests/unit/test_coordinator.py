@@ -17,11 +17,10 @@ from producer.coordinator import (
     WINDOW_PER_WORKER,
     Coordinator,
 )
+from producer.work import JobWork
 from schemas.errors import BrokerError, Stopped, StoreError
 from schemas.message import ShardMessage
-from schemas.model_cards import Kind
 from schemas.presence import WorkerPresence
-from schemas.rows import Modality
 from schemas.shard import Footer, ShardReport
 from storage import layout
 from storage.jobs import Job
@@ -39,7 +38,7 @@ class Outbox:
     def __init__(self) -> None:
         self.sent: list[int] = []
 
-    def send(self, modality: Modality, size: str, messages: Iterable[ShardMessage], kind: Kind = Kind.EMBED) -> None:
+    def send(self, task: str, size: str, messages: Iterable[ShardMessage]) -> None:
         self.sent += [message.shard for message in messages]
 
 
@@ -53,7 +52,7 @@ class Mill:
         self.coordinator = self.another()
 
     def another(self) -> Coordinator:
-        return Coordinator(self.job, board=self.board, queue=self.outbox, clock=lambda: self.now)
+        return Coordinator(JobWork(self.job), board=self.board, queue=self.outbox, clock=lambda: self.now)
 
     def publish(self, shard: int) -> None:
         """What a worker leaves in the store."""

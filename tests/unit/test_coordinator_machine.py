@@ -10,11 +10,11 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from producer.board import Board
 from producer.coordinator import Coordinator, _Lane
+from producer.work import Work
 from schemas.errors import BrokerError, Stopped
 from schemas.rows import Modality
 from schemas.shard import ShardReport
 from storage import layout
-from storage.jobs import Job
 from storage.shards import read_failures, read_shard
 from tests.coordinator_machine import Blueprint, World, draw_blueprint, machine, quiet, run
 from tests.virtual_worker import real_attempt
@@ -101,9 +101,9 @@ class BelievesReports(Coordinator):
 class ForgetsLeases(Coordinator):
     """What a worker works on is sent again."""
 
-    def __init__(self, job: Job, *, board: Board, **others: Any) -> None:
+    def __init__(self, work: Work, *, board: Board, **others: Any) -> None:
         board.leased = lambda job, shards: set()  # type: ignore[method-assign]
-        super().__init__(job, board=board, **others)
+        super().__init__(work, board=board, **others)
 
 
 class LosesWhatItCouldNotSend(Coordinator):

@@ -11,6 +11,7 @@ from producer.foreman import Foreman
 from producer.prepare import resume
 from producer.status import JobState, job_status
 from producer.task_queue import InlineQueue
+from producer.work import JobWork
 from schemas.errors import Stopped
 from storage import layout
 from storage.jobs import Job
@@ -58,7 +59,7 @@ def test_a_job_over_its_limit_stops_and_goes_on_with_a_higher_one() -> None:
     mill = InlineMill(job, faults="poison")
 
     def coordinator(limit: ErrorLimit) -> Coordinator:
-        return Coordinator(job, board=mill.board, queue=InlineQueue(mill.work), limit=limit)
+        return Coordinator(JobWork(job), board=mill.board, queue=InlineQueue(mill.work), limit=limit)
 
     first = coordinator(ErrorLimit(rate=0.05))
     first.tick()  # sends the first shards, of whose failures it hears at the next
@@ -78,7 +79,7 @@ def test_failures_count_though_another_attempt_told_of_the_shard() -> None:
     """A worker publishes and dies before it says so; who gets its message then says only that the shard is there."""
     job = job_with_failures(memory_store(), shards=1, rows=100, failing=10)
     mill = InlineMill(job, faults="poison")
-    coordinator = Coordinator(job, board=mill.board, queue=InlineQueue(mill.work))
+    coordinator = Coordinator(JobWork(job), board=mill.board, queue=InlineQueue(mill.work))
     coordinator.tick()
     mill.board.said[:] = [replace(told, outcome="skipped", rows_ok=0, rows_failed=0) for told in mill.board.said]
 

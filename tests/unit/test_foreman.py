@@ -6,8 +6,6 @@ from pathlib import Path
 from producer.board import MemoryBoard
 from producer.foreman import Foreman
 from schemas.message import ShardMessage
-from schemas.model_cards import Kind
-from schemas.rows import Modality
 from storage import layout
 from storage.jobs import Job
 from storage.store import LocalStore
@@ -20,7 +18,7 @@ class Outbox:
     def __init__(self) -> None:
         self.sent: list[str] = []
 
-    def send(self, modality: Modality, size: str, messages: Iterable[ShardMessage], kind: Kind = Kind.EMBED) -> None:
+    def send(self, task: str, size: str, messages: Iterable[ShardMessage]) -> None:
         self.sent += [message.plan for message in messages]
 
 

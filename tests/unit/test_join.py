@@ -231,6 +231,9 @@ def test_what_the_user_asks_is_checked(sides: tuple[Path, Path], tmp_path: Path)
     for request, why in (
         (request_of((sides[0], other)), "differ in dim: 24 and 5"),
         (request_of(sides, fpr=2.0), "between 0 and 1"),
+        (request_of(sides, fpr=float("nan")), "between 0 and 1"),
+        (request_of(sides, threshold=float("nan")), "finite"),
+        (request_of(sides, threshold=1e300), "finite"),
         (request_of(sides, fpr=0.1, threshold=0.2), "give one"),
         (request_of(sides, fpr=1e-5), "175,000 random pairs .* too few"),
         (request_of(sides, not_self=True), "these are two"),

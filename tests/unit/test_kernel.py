@@ -4,9 +4,17 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
+from schemas.errors import Refused
+from schemas.join import Device, Precision
+from similarity.engine import Engine, engine_for
+from similarity.exact import ExactRows
 from similarity.kernel import Block, Pairs, Wanted, join
 from similarity.measure import COSINE, Measure
+from similarity.scanning import CHUNK, gamma, product_error, scanned
+
+DOT = Measure(unit=False)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -44,7 +52,7 @@ def test_the_best_are_those_of_brute_force(sides: tuple[np.ndarray, np.ndarray],
     left, right = sides
     order, scores = best((unit(left) @ unit(right).T).astype(np.float32), 10)
 
-    found = join(Block(0, left), blocks(right, size), Wanted(top_k=10), threads=threads)
+    found = join(Block(0, left), blocks(right, size), Wanted(top_k=10), engine=Engine(threads=threads))
 
     np.testing.assert_array_equal(found.right.reshape(-1, 10), order)
     np.testing.assert_array_equal(found.scores.reshape(-1, 10), scores)
@@ -157,3 +165,76 @@ def test_a_part_of_the_left_side_keeps_its_numbers(sides: tuple[np.ndarray, np.n
 def assert_same(one: Pairs, other: Pairs) -> None:
     for name in ("left", "right", "scores"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.mark.parametrize("precision", [p for p in Precision if p is not Precision.AUTO])
+def test_no_answer_depends_on_the_precision_of_the_scan(precision: Precision) -> None:
+    """Neighbours that lie nearer to each other than the scan can tell are told apart, in tiles of any shape."""
+    engine = Engine(threads=2, precision=precision, tile_left=64, tile_right=640)
+    rng = np.random.default_rng(9)
+    left = rng.normal(size=(150, 40)).astype(np.float32)
+    near = np.repeat(left, 12, axis=0) + rng.normal(size=(1800, 40)).astype(np.float32) * np.float32(1e-3)
+    right = np.concatenate([near, rng.normal(size=(1000, 40)).astype(np.float32)])[rng.permutation(2800)]
+    order, scores = best((unit(left) @ unit(right).T).astype(np.float32), 5)
+
+    top = join(Block(0, left), blocks(right, 1500), Wanted(top_k=5), engine=engine)
+    above = join(Block(0, left), blocks(right, 1500), Wanted(threshold=0.9999995), engine=engine)
+
+    np.testing.assert_array_equal(top.right.reshape(-1, 5), order)
+    np.testing.assert_array_equal(top.scores.reshape(-1, 5), scores)
+    assert len(above) == int(((unit(left) @ unit(right).T).astype(np.float32) >= np.float32(0.9999995)).sum()) > 0
+
+
+@pytest.mark.parametrize("precision", [p for p in Precision if p is not Precision.AUTO])
+@pytest.mark.parametrize("dim", [3, 384, 1500])
+def test_a_product_is_no_farther_off_than_is_said(precision: Precision, dim: int) -> None:
+    """For rows of ones, of one great value and many small ones, of zeros, and of lengths from 1e-30 to 1e30."""
+    rng = np.random.default_rng(10)
+    some = rng.normal(size=(256, dim)) * 10.0 ** rng.uniform(-30, 30, (256, 1))
+    some[:20] = rng.choice([-1.0, 1.0], (20, dim))
+    some[20:40, 0] *= 1000
+    some[40] = 0
+    rows = some.astype(np.float32)
+    engine, exact = Engine(precision=precision), ExactRows(rows, None, False)
+    left, right = (scanned(exact, 256, dim, group, engine) for group in (1, CHUNK))
+
+    scale = np.outer(left.scale, np.repeat(right.scale, CHUNK))
+    found = engine.products(left.values, right.values).double().numpy() * scale
+
+    error = np.abs(found - rows.astype(np.float64) @ rows.astype(np.float64).T)
+    bound = np.repeat(product_error(left, right, gamma(precision, dim)), CHUNK, axis=1)
+    assert (error <= bound).all()
+
+
+@pytest.mark.parametrize("precision", [p for p in Precision if p is not Precision.AUTO])
+def test_long_vectors_do_not_overflow(precision: Precision) -> None:
+    """Products that float32 holds are found although those of others, and their sums, are beyond it."""
+    rng = np.random.default_rng(12)
+    left = rng.normal(size=(20, 16)).astype(np.float32) * np.float32(1e18)
+    right = rng.normal(size=(200, 16)).astype(np.float32) * np.float32(1e18)
+    right[100:] *= np.float32(1e-3)
+    right[100:, 0], left[:, 0], right[:100, 0] = 3e18, 2e19, -3e19
+    with np.errstate(over="ignore"):
+        order, scores = best((left.astype(np.float64) @ right.astype(np.float64).T).astype(np.float32), 6)
+
+    found = join(Block(0, left), blocks(right, 70), Wanted(top_k=6), measure=DOT, engine=Engine(precision=precision))
+
+    np.testing.assert_array_equal(found.right.reshape(-1, 6), order)
+    np.testing.assert_array_equal(found.scores.reshape(-1, 6), scores)
+    with pytest.raises(Refused, match="beyond float32"):
+        join(Block(0, left), blocks(-right, 70), Wanted(top_k=6), measure=DOT, engine=Engine(precision=precision))
+
+
+def test_an_engine_is_what_there_is() -> None:
+    """A GPU is refused where there is none; int8 is chosen only where it is exact; torch is left as it was."""
+    before = torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32
+    chosen = engine_for(Device.CPU, Precision.AUTO, 3)
+
+    with chosen.pool(), Engine(precision=Precision.TF32).pool():
+        assert torch.get_num_threads() == 1
+
+    assert (chosen.device, chosen.threads) == ("cpu", 3)
+    assert (torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32) == before
+    if not torch.cuda.is_available():
+        with pytest.raises(Refused, match="--device cuda"):
+            engine_for(Device.CUDA, Precision.AUTO, 1)

@@ -1,0 +1,56 @@
+"""A pinned join or dedup, opened by a worker from nothing but its folder."""
+
+from collections.abc import Callable
+
+from schemas.dedup import DedupRecord
+from schemas.errors import SpecMismatch
+from schemas.join import JoinRecord, JoinSide
+from similarity import dedup, join
+from similarity.join_request import block_rows_for
+from similarity.vectors import VectorSource, open_vectors
+from storage import layout
+from storage.phases import Comparison
+from storage.store import Store
+
+#: Bytes that right rows, scores and pairs of one panel may take up.
+_MEMORY = 2**30
+
+
+def open_comparison(
+    store: Store,
+    *,
+    max_pairs: int,
+    allow: Callable[[str], None] = lambda location: None,
+    check: Callable[[], None] = lambda: None,
+) -> Comparison:
+    """The join or dedup in `store`; `allow` is asked for the location of each side first, and may raise.
+
+    Raises SpecMismatch where there is none, or where a side is not what it was.
+    """
+    if store.size(layout.DEDUP) is not None:
+        theirs = DedupRecord.from_json(store.get(layout.DEDUP))
+        source = _opened(theirs.spec.source, allow)
+        spend = dedup.Effort(memory=_MEMORY, max_pairs=max_pairs)
+        return dedup.Dedup(store, theirs, source, effort=spend, check=check)
+    if store.size(layout.JOIN) is None:
+        raise SpecMismatch(f"{store.url} holds neither a join nor a dedup")
+    record = JoinRecord.from_json(store.get(layout.JOIN))
+    left, right = (_opened(side, allow) for side in (record.spec.left, record.spec.right))
+    rows = block_rows_for(_MEMORY, left.dim)
+    effort = join.Effort(block_rows=rows, max_pairs=max_pairs)
+    return join.Join(store, record, left, right, effort=effort, check=check)
+
+
+def _opened(side: JoinSide, allow: Callable[[str], None]) -> VectorSource:
+    allow(side.location)
+    source = open_vectors(
+        side.location,
+        modality=side.modality or None,
+        id_column=side.id_column,
+        column=side.column,
+        known=side.digest,
+        integers=side.integers,
+    )
+    if source.digest != side.digest:
+        raise SpecMismatch(f"{side.location} is not what it was when the join was planned; restore it")
+    return source
