@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from producer.duration import duration
 from producer.finish import glob_escaped
 from producer.receipt_words import receipt_lines
-from producer.screen import duration
 from producer.status import JobState, JobStatus
 from schemas.failures import RETRYABLE
 from schemas.model_cards import Kind
