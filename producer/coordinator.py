@@ -195,11 +195,20 @@ class Coordinator:
                 self._published[shard] = False
                 self._counted.discard(shard)
                 self._lane_of(shard).waiting.append(shard)
+        self.tally.left = self._left()
         self._recall_cancel = True
         with contextlib.suppress(StoreError):  # the limit on failures then sees fewer; the listing stands
             self._count_failures(unreported)
         self._listed_at = self._clock()
         self._listing_pause = max(LISTING_EVERY_S, 20 * (self._listed_at - started))
+
+    def _left(self) -> dict[str, int]:
+        """Shards that are not published, by queue: those that wait, and those that are sent or in work."""
+        there = self._published
+        left = Counter({lane.queue: sum(not there[n] for n in lane.waiting) for lane in self._lanes.values()})
+        left.update(sent.queue for sent in self._sent.values())
+        left.update(self._lane_of(shard).queue for shard in self._later)
+        return dict(left)
 
     def _count_failures(self, unreported: set[int]) -> None:
         """Read what failed in shards that no worker told of: from before this coordinator, or a lost report."""

@@ -64,13 +64,16 @@ class ForemanCollector(Collector):
 
     def _of_queues(self) -> Iterator[Metric]:
         depths: dict[str, int] = {}
+        left: Counter[str] = Counter()
         ages: dict[str, float] = {}
         for tally in self._foreman.tallies.values():
             depths |= tally.depths
+            left.update(tally.left)
             for queue, age in tally.ages_s.items():
                 ages[queue] = max(age, ages.get(queue, 0.0))
         serving = Counter(queue for worker in self._workers() for queue in worker.queues)
         for name, help_, values in (
+            ("embedmill_queue_shards", "Shards that are not published: they wait, or are in work.", left),
             ("embedmill_queue_messages", "Messages that wait.", depths),
             ("embedmill_queue_oldest_seconds", "Age of the oldest message that nobody has taken.", ages),
             ("embedmill_queue_workers", "Live workers that serve the queue.", serving),

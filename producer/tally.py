@@ -12,6 +12,7 @@ class Tally:
     errors: int = 0  # attempts that failed for cause
     unfit: int = 0  # attempts of workers that could not do the job
     leased: int = 0  # shards in work
+    left: dict[str, int] = field(default_factory=dict)  # shards that are not published, by queue, at the last listing
     depths: dict[str, int] = field(default_factory=dict)  # messages that wait, by queue
     ages_s: dict[str, float] = field(default_factory=dict)  # of the oldest message that nobody has taken, by queue
     published_at: float = 0.0  # by the coordinator's clock: when a shard was last published, or it began

@@ -82,7 +82,7 @@ def dedup_here(
         raise Refused(f"--threshold {request.threshold:g} is no cosine of near copies; give one above 0, up to 1")
     location = canonical_location(out)
     source, spec = plan_dedup(request)
-    if location == source.location:
+    if source.holds(location):
         raise Refused(f"--out {out} holds the vectors; give the dedup a folder of its own")
     store = open_store(location)
     record = pin(store, spec)
@@ -113,7 +113,7 @@ def plan_dedup(request: DedupRequest) -> tuple[VectorSource, DedupSpec]:
     )
     source = planned.left
     _require_column(source, keep_by)
-    if source.space and "start_s" in source.types:
+    if source.is_cut:
         raise Refused(f"{source.location}: its rows are segments, several of one id; dedup a job without --segment")
     memory = DISTRIBUTED_MEMORY if request.distributed else request.memory
     panel_rows = min(planned.spec.panel_rows, max(_LEAST_PANEL_ROWS, memory // (TILE_RIGHT * _FOUND_BYTES)))

@@ -315,13 +315,22 @@ class Join:
 
 def comparable(left: VectorSource, right: VectorSource, differing: list[str], *, force: bool) -> tuple[str, ...]:
     """The fields in which two sources differ although they must not; raises Refused for any, unless `force`."""
-    fields = tuple(["dim"] if left.dim != right.dim else differing)
+    told = "; ".join(_difference(left, right, name) for name in differing)
     if left.dim != right.dim:
-        raise Refused(f"the vectors differ in dim: {left.dim} and {right.dim}; embed both sides with one model")
-    if fields and not force:
-        told = "; ".join(f"{n}: {left.space_fields.get(n)} / {right.space_fields.get(n)}" for n in fields)
+        more = f" ({told})" if told else ""
+        raise Refused(f"the vectors differ in dim: {left.dim} and {right.dim}; embed both sides alike{more}")
+    if differing and not force:
         raise Refused(f"the vectors are of different spaces and mean nothing to each other ({told})")
-    return fields
+    return tuple(differing)
+
+
+def _difference(left: VectorSource, right: VectorSource, name: str) -> str:
+    mine, theirs = (side.space_fields.get(name) for side in (left, right))
+    if name != "model_digest":
+        return f"{name}: {mine} / {theirs}"
+    if left.model != right.model:
+        return f"model: {left.model} / {right.model}"
+    return f"revision of model {left.model}: files {str(mine)[:12]} / {str(theirs)[:12]}"
 
 
 def pairs_sha256(table: pa.Table) -> str:

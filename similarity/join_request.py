@@ -1,5 +1,6 @@
 """A request for a join, as the user words it, and what comes of it: a spec that can be pinned, or a refusal."""
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from schemas.space import incomparable
 from similarity.engine import TILE_LEFT, TILE_RIGHT
 from similarity.join import Effort, comparable
 from similarity.scores import random_pairs
-from similarity.vectors import VectorSource, open_vectors
+from similarity.vectors import START, VectorSource, open_vectors
 
 DEFAULT_TOP_K = 10
 #: A threshold that fewer random pairs reach would be chance.
@@ -122,7 +123,8 @@ def _opened(side: SideRequest) -> VectorSource:
     source = open_vectors(side.location, modality=side.modality, id_column=side.id_column, column=side.column)
     unknown = [name for name in side.keep if name not in source.types]
     if unknown:
-        raise Refused(f"{source.location} has no column {unknown[0]} to keep; it has {', '.join(sorted(source.types))}")
+        there = ", ".join(sorted(source.types)) or "none"
+        raise Refused(f"{source.location} has no column {unknown[0]} of one plain type to keep; it has {there}")
     return source
 
 
@@ -137,8 +139,13 @@ def _side(source: VectorSource, asked: SideRequest) -> JoinSide:
         modality=source.modality,
         space=source.space,
         model=source.model,
-        keep=asked.keep,
+        keep=_kept(source, asked.keep),
     )
+
+
+def _kept(source: VectorSource, asked: tuple[str, ...]) -> tuple[str, ...]:
+    """What is copied: what was asked for, once, and where a segment begins, without which its id names several rows."""
+    return tuple(dict.fromkeys([*asked, *([START] if source.is_cut else [])]))
 
 
 def _refuse_what_misleads(request: JoinRequest, left: VectorSource, right: VectorSource) -> None:
@@ -153,6 +160,8 @@ def _refuse_what_misleads(request: JoinRequest, left: VectorSource, right: Vecto
         raise Refused(f"--threshold {request.threshold:g} is no number that a score can reach; give a finite one")
     if request.mutual and request.score is Score.ZSCORE:
         raise Refused("--mutual needs a score that is the same from both sides; --score zscore is not, csls is")
+    if request.threshold is not None and not math.isfinite(request.threshold):
+        raise Refused(f"--threshold {request.threshold:g} is no score; give a number")
     if request.fpr is not None and request.threshold is not None:
         raise Refused("--fpr and --threshold both name a threshold; give one")
     if request.fpr is not None and not 0 < request.fpr < 1:

@@ -57,7 +57,7 @@ def join_here(
     started = time.monotonic()
     location = canonical_location(out)
     planned = plan_join(request)
-    if location in (planned.left.location, planned.right.location):
+    if planned.left.holds(location) or planned.right.holds(location):
         raise Refused(f"--out {out} holds the vectors; give the join a folder of its own")
     store = open_store(location)
     record = pin(store, planned.spec)

@@ -1,11 +1,13 @@
 """Metrics of coordinators and workers, as Prometheus scrapes them."""
 
+import json
 import re
 import signal
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from producer.metrics_server import address_of
@@ -134,3 +136,49 @@ def test_addresses() -> None:
 
     assert good == [("127.0.0.1", 9108), ("127.0.0.1", 9108), ("::1", 9108)]
     assert bad == ["", "host", "host:", "1:70000", "a:b"]
+
+
+def scaling_query() -> str:
+    """What KEDA asks of Prometheus for processors."""
+    path = Path(__file__).parents[2] / "deploy" / "kubernetes" / "scaling.yaml"
+    return str(next(yaml.safe_load_all(path.read_text()))["spec"]["triggers"][0]["metadata"]["query"])
+
+
+def answer(query: str, samples: dict[str, float]) -> float | None:
+    """The value of `sum(NAME{queue=~"PATTERN"}) or (0 * sum(OTHER))`; None where there is none."""
+    parts = re.fullmatch(r'sum\((\w+)\{queue=~"(.+)"\}\) or \(0 \* sum\((\w+)\)\)', query)
+    assert parts is not None
+    name, pattern, other = parts.groups()
+    found = [v for key, v in samples.items() if key.startswith(f"{name} ") and re.fullmatch(pattern, key.split()[1])]
+    return sum(found) if found else (0.0 if other in samples else None)
+
+
+def test_workers_are_scaled_by_what_is_left(tmp_path: Path) -> None:
+    """The right number where there is nothing to do, a backlog, and one shard in work with nothing on the queue."""
+    query, log = scaling_query(), tmp_path / "log"
+    one, six = (write_jsonl(tmp_path / f"{n}.jsonl", texts(n)) for n in (40, 240))
+    with redis_server() as broker:
+        env = {"EMBEDMILL_BROKER_URL": broker.url, "EMBEDMILL_HASH_DELAY_MS": "300", "EMBEDMILL_LEASE_S": "2"}
+        embedmill("plan", six, "-m", "hash", "-o", tmp_path / "six", "--shard-seconds", "0.02", env=env)
+        shards = json.loads((tmp_path / "six" / "job.json").read_bytes())["plan"]["shards"]
+        with started("coordinate", "--root", tmp_path, "--metrics", "0", env=env, log=log):
+            url = address(log)
+            nothing = answer(query, scrape(url))
+            embedmill("submit", six, "-m", "hash", "-o", tmp_path / "six", "--shard-seconds", "0.02", env=env)
+            wait_for(lambda: answer(query, scrape(url)) == shards, timeout_s=60, what="the backlog")
+            embedmill("cancel", tmp_path / "six", env=env)
+            wait_for(lambda: answer(query, scrape(url)) == 0, timeout_s=60, what="an empty queue")
+            with started("worker", "--root", tmp_path, "--workers", "1", env=env):
+                embedmill("submit", one, "-m", "hash", "-o", tmp_path / "one", "--shard-seconds", "100", env=env)
+
+                def leased_only() -> bool:
+                    told = scrape(url)
+                    held = sum(value for name, value in told.items() if name.startswith("embedmill_job_shards_leased "))
+                    waiting = sum(v for name, v in told.items() if name.startswith("embedmill_queue_messages "))
+                    return held == 1 and waiting == 0 and answer(query, told) == 1
+
+                wait_for(leased_only, timeout_s=60, what="a shard in work")
+
+    assert nothing == 0
+    assert shards > 4  # more than the coordinator puts on the queue while nobody serves it
+    assert answer(query, {}) is None
