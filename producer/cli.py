@@ -19,7 +19,8 @@ from producer.cli_rerank import rerank
 from producer.cli_search import search
 from producer.error_limit import ErrorLimit
 from producer.job_options import AllowUnpinned, OnlyModality, SizeName, seconds_of, takes_job
-from schemas.errors import EmbedmillError, Refused
+from producer.spend_options import Deadline, MaxCost, Price, SpendWords, spend_words
+from schemas.errors import EmbedmillError, LimitReached, Refused
 
 if TYPE_CHECKING:
     from prometheus_client.registry import CollectorRegistry
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from producer.doctor import Finding
     from producer.prepare import JobRequest
     from producer.screen import Screen
+    from producer.spending import SpendLimit
     from producer.status import JobStatus
     from schemas.model_cards import ModelCard
     from storage.jobs import Job
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
 
 EPILOG = (
     "Exit codes: 0 all rows have a vector; 1 finished, with failures; 2 refused (usage, spec, unsafe); "
-    "3 stopped and resumable; 70 worker must restart; 71 device must not be used again."
+    "3 stopped and resumable; 4 the same, by --max-cost or --deadline; 70 worker must restart; "
+    "71 device must not be used again."
 )
 
 app = typer.Typer(
@@ -105,6 +108,8 @@ MaxErrorRate = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for scripts.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.", envvar="EMBEDMILL_QUIET")]
 
+#: Seconds that workers get to end their shard when a limit is reached: it is paid for already.
+_DRAIN_S = 120.0
 #: Seconds that workers get to end their shard after Ctrl-C.
 _GRACE_S = 20.0
 #: Characters of a key that nobody tries out.
@@ -120,6 +125,9 @@ def run(
     workers: WorkerCount = 0,
     max_errors: MaxErrors = 0,
     max_error_rate: MaxErrorRate = 0.5,
+    price: Price = None,
+    max_cost: MaxCost = 0.0,
+    deadline: Deadline = "",
     broker_url: BrokerUrl = "",
     insecure_broker: InsecureBroker = False,
     as_json: Json = False,
@@ -146,9 +154,10 @@ def run(
     from producer.prepare import prepare_job, resume
     from producer.screen import open_screen
 
-    again = command_line()
+    again, spend = command_line(), spend_words(price, max_cost, deadline)
     with open_screen(quiet=quiet or as_json) as screen:
         job = prepare_job(request, progress=screen.planning)
+    spend.limit_for(job.record.spec.size)
     resume(job)
     drive_here(
         job,
@@ -159,6 +168,7 @@ def run(
         quiet=quiet,
         again=again,
         limit=ErrorLimit(rows=max_errors, rate=max_error_rate),
+        spend=spend,
     )
 
 
@@ -191,6 +201,9 @@ def submit(
     broker_url: BrokerUrl,
     max_errors: MaxErrors = 0,
     max_error_rate: MaxErrorRate = 0.5,
+    price: Price = None,
+    max_cost: MaxCost = 0.0,
+    deadline: Deadline = "",
     insecure_broker: InsecureBroker = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -212,6 +225,7 @@ def submit(
         broker_url=broker_url,
         insecure=insecure_broker,
         limit=ErrorLimit(rows=max_errors, rate=max_error_rate),
+        spend=spend_words(price, max_cost, deadline),
         as_json=as_json,
         quiet=quiet,
     )
@@ -898,6 +912,7 @@ def drive_here(
     quiet: bool,
     again: str,
     limit: ErrorLimit | None = None,
+    spend: SpendWords | None = None,
 ) -> None:
     """Take `job` to its end with workers of this machine; exits with the job's code."""
     from producer.interrupts import Interrupted, interruptible
@@ -917,10 +932,15 @@ def drive_here(
                 broker_url=broker_url,
                 insecure=insecure,
                 limit=limit,
+                spend=(spend or SpendWords()).limit_for(job.record.spec.size),
             )
     except Interrupted:
         _say(f"stopped; to go on: {again}")
         raise typer.Exit(3) from None
+    except LimitReached:
+        seconds = time.monotonic() - started
+        _show_end(job, as_json=as_json, seconds=seconds, done_before=before.rows_ok + before.failed)
+        raise
     except EmbedmillError:
         _say(f"to go on: {again}")
         raise
@@ -934,6 +954,7 @@ def submit_job(
     broker_url: str,
     insecure: bool,
     limit: ErrorLimit,
+    spend: SpendWords | None = None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -947,20 +968,29 @@ def submit_job(
     board.workers()  # an unreachable Redis is said before a long plan
     with open_screen(quiet=quiet or as_json) as screen:
         job = prepare(screen.planning)
+    spending = (spend or SpendWords()).limit_for(job.record.spec.size)
     resume(job)
-    job.store.replace(layout.SUBMITTED, limit.to_json())
+    job.store.replace(layout.SUBMITTED, limit.to_json(spend_limit=spending.to_dict()))
     board.uncancel(job.id)
     board.submit(job.id, job.store.url)
     show_status(job, as_json=as_json, broker_url=broker_url)
 
 
 def _mill(
-    job: "Job", screen: "Screen", *, count: int, broker_url: str, insecure: bool, limit: ErrorLimit | None
+    job: "Job",
+    screen: "Screen",
+    *,
+    count: int,
+    broker_url: str,
+    insecure: bool,
+    limit: ErrorLimit | None,
+    spend: "SpendLimit",
 ) -> None:
     """A broker, a fleet and a coordinator, for the length of one job."""
     from dataclasses import replace
 
     from producer.board import RedisBoard
+    from producer.cancelling import wait_for_workers
     from producer.driving import drive
     from producer.interrupts import Interrupted
     from producer.task_queue import CeleryQueue
@@ -981,7 +1011,11 @@ def _mill(
         try:
             fleet.start()
             board, queue = RedisBoard(url), CeleryQueue(url, key=message_key())
-            drive(job, board=board, queue=queue, screen=screen, crew=fleet, broker=broker, limit=limit)
+            drive(job, board=board, queue=queue, screen=screen, crew=fleet, broker=broker, limit=limit, spend=spend)
+        except LimitReached:
+            screen.say("a limit is reached: shards in work are finished first")
+            wait_for_workers(job, board, timeout_s=_DRAIN_S)
+            raise
         except Interrupted:
             screen.say("stopping: shards in work are finished first; Ctrl-C again stops at once")
             grace = _GRACE_S

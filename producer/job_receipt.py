@@ -86,7 +86,7 @@ def receipt_of(job: Job, footers: Iterable[Footer]) -> JobReceipt | None:
         whole=(whole := _share(measured)),
         queues=_shares(measured, lambda f: queue_name(Modality(f.modality), spec.size, spec.kind)),
         workers=_shares(measured, lambda f: f.worker),
-        advice=advice_on(whole.spent, device=measured[-1].device),
+        advice=advice_on(whole.spent, device=measured[-1].device, shards=whole.shards),
     )
 
 

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from producer.coordinator import Progress
+from producer.duration import duration
 from schemas.model_cards import Kind
 
 if TYPE_CHECKING:
@@ -87,16 +88,6 @@ class Rate:
         if progress.done:
             return f"{rate:,.0f} {self._rows}/s"
         return f"{rate:,.0f} {self._rows}/s, ETA {duration((progress.rows - progress.rows_done) / rate)}"
-
-
-def duration(seconds: float) -> str:
-    """`seconds` as people say it: 42 s, 3 min 5 s, 2 h 10 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 class LineScreen:

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from producer.duration import duration
 from producer.finish import glob_escaped
 from producer.receipt_words import receipt_lines
-from producer.screen import Words, duration
+from producer.screen import Words
 from producer.status import JobState, JobStatus
 from schemas.failures import RETRYABLE
 from schemas.model_cards import Kind

@@ -127,7 +127,9 @@ def _row_of(
         else:
             vectors.append(vector)
             usage.append(_usage_of(segment, taken[0][1]))
-    return failure or Embedded(np.stack(vectors), usage)
+    if failure is not None:
+        return failure
+    return Embedded(vectors[0][None] if len(vectors) == 1 else np.stack(vectors), usage)
 
 
 def _vector_of(parts: list[np.ndarray | Failure], recipe: Recipe) -> np.ndarray | Failure:
@@ -136,7 +138,7 @@ def _vector_of(parts: list[np.ndarray | Failure], recipe: Recipe) -> np.ndarray 
         if isinstance(part, Failure):
             return part
         vectors.append(part)
-    vector = finished(pooled(np.stack(vectors)), recipe)
+    vector = finished(vectors[0] if len(vectors) == 1 else pooled(np.stack(vectors)), recipe)
     return vector if isinstance(vector, Failure) else overflows(vector, recipe) or vector
 
 

@@ -76,6 +76,8 @@ class MediaLoader:
         defect = _defect(row)
         if defect is not None:
             return defect
+        if row.modality is Modality.TEXT and not row.parts:  # most rows there are: nothing to be put together
+            return (Segment(inputs=(Loaded(text=row.text),)),)
         segments: Segments = (Segment(inputs=(Loaded(),)),)
         for part in _parts_of(row):
             found = self._segments(part)
