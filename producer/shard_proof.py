@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from producer.verdict import FileDigest
-from schemas.columns import usage_columns
+from schemas.columns import CONTENT, usage_columns
 from schemas.errors import EmbedmillError, StoreError
 from schemas.model_cards import Kind
 from schemas.recipe import QUANTISED, OutputType, vector_column
@@ -160,7 +160,8 @@ def _columns_of(job: Job) -> tuple[str, ...]:
     if spec.kind is Kind.RERANK:
         return QUERY, ITEM, SCORE, RANK, *(column.name for column in spec.keep)
     vectors = (vector_column(recipe.outputs, output) for output in recipe.outputs)
-    return ID, *vectors, *usage_columns(spec.takes, recipe), *(column.name for column in spec.keep)
+    contents = (CONTENT,) if spec.content_hashes else ()
+    return ID, *vectors, *usage_columns(spec.takes, recipe), *contents, *(column.name for column in spec.keep)
 
 
 def _width(job: Job, column: str) -> int:
