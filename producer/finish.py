@@ -130,6 +130,8 @@ def _manifest(
             "vectors": outcomes.vectors,
             "vectors_by_modality": dict(sorted(outcomes.vectors_by_modality.items())),
             "failures": dict(sorted(outcomes.failures.items())),
+            "equal": outcomes.equal,
+            "reused": outcomes.reused,
             "rejects": job.record.plan.rejects,
             "files": described,
             "others": _others(job, plan, files),

@@ -180,8 +180,9 @@ def _published(
         plan = dataclasses.replace(plan, sample=read.sample.publish(store, plan.digest))
     if earlier is not None:
         reused, wanted_only = read.reused, not read.reused.has_media
+        saved_s = round(reused.cost / card.tokens_per_second, 3)
         reuse = earlier.publish(store, plan.digest, wanted_only=wanted_only)
-        plan = dataclasses.replace(plan, reuse=reuse, reused=reused.rows, reused_cost=round(reused.cost, 1))
+        plan = dataclasses.replace(plan, reuse=reuse, reused=reused.rows, reuse_saves_s=saved_s)
     return plan, manifest.sha256
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from producer.content_proof import content_claims
 from producer.verdict import FileDigest
 from schemas.columns import CONTENT, usage_columns
 from schemas.errors import EmbedmillError, StoreError
@@ -66,6 +67,7 @@ def prove_shard(job: Job, ranges_sha256: str, task: ShardTask) -> ShardProof:
         claims = _claims_of_footer(job, ranges_sha256, task, footer)
         failures = _failures(job, proof, footer) if footer.rows_failed else FAILURES_SCHEMA.empty_table()
         claims |= _claims_of_rows(job, task, footer, vectors, table, failures)
+        claims |= content_claims(job.record, footer, task.planned, vectors, table)
     except DAMAGE as err:
         proof.problems.append(first_line(err))
         return proof

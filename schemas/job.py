@@ -113,7 +113,7 @@ class PlanRecord:
     sample: str | None = None  # plan/sample-*.parquet: rows that int8 ranges are taken from
     reuse: str | None = None  # plan/reuse-*.parquet: the contents that earlier jobs have vectors of
     reused: int = 0  # rows of texts among them
-    reused_cost: float = 0.0  # estimated tokens that need not be computed for these
+    reuse_saves_s: float = 0.0  # estimated seconds of one CPU core that these save
     retry_codes: tuple[str, ...] = ()  # the failure codes that a retry does again; empty: all
 
     @property
