@@ -15,7 +15,7 @@ from schemas.spent import Step
 from workers.batching import Cancelled, encode_batches, measure
 from workers.breadcrumb import NoTrail, Trail
 from workers.encoder import Length
-from workers.loading import Loaded, Segment, Segments, load_all
+from workers.loading import Loaded, MediaLoader, Segment, Segments, load_all
 from workers.quantising import finished, overflows, pooled
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def embed_rows(
 
     Raises Cancelled soon after `should_stop()` is true: between two batches, or two rows that are loaded.
     """
+    if isinstance(job.loader, MediaLoader):
+        job.loader.shrink = getattr(job.encoder(), "shrink", None)
     loaded = load_all(job.loader, rows, settings.load_threads)
     done = 0
     for chunk in job.meter.through(Step.INPUT_WAIT, _chunks(_unless(should_stop, loaded))):
