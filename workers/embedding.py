@@ -16,7 +16,7 @@ from schemas.spent import Step
 from workers.batching import Cancelled, encode_batches, measure
 from workers.breadcrumb import NoTrail, Trail
 from workers.encoder import Length
-from workers.loading import IsKnown, Loaded, Segment, Segments, load_all, nothing_known
+from workers.loading import IsKnown, Loaded, MediaLoader, Segment, Segments, load_all, nothing_known
 from workers.quantising import finished, overflows, pooled
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ def embed_rows(
     Where `is_known` says so of a row's content, its vectors are elsewhere.
     Raises Cancelled soon after `should_stop()` is true: between two batches, or two rows that are loaded.
     """
+    if isinstance(job.loader, MediaLoader):
+        job.loader.shrink = getattr(job.encoder(), "shrink", None)
     loaded = load_all(job.loader, rows, settings.load_threads, is_known)
     done = 0
     for chunk in job.meter.through(Step.INPUT_WAIT, _chunks(_unless(should_stop, loaded))):

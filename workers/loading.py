@@ -17,6 +17,7 @@ from workers.content import Film, Sound
 from workers.decoders import Decoders
 from workers.fetch import Fetcher
 from workers.meter import Meter
+from workers.shrinking import Shrink
 from workers.windows import cut_film, cut_sound
 
 
@@ -86,6 +87,7 @@ class MediaLoader:
     def __init__(self, fetcher: Fetcher, decoders: Decoders, recipe: Recipe, meter: Meter | None = None) -> None:
         self._fetcher, self._decoders, self._recipe = fetcher, decoders, recipe
         self._meter = meter or Meter()
+        self.shrink: Shrink | None = None  # what the model's processor would bring pictures to; set before rows are
 
     def load(self, row: ManifestRow, is_known: IsKnown = nothing_known) -> Segments | Failure:
         defect = _defect(row)
@@ -134,7 +136,7 @@ class MediaLoader:
 
     def _decoded(self, part: Part, data: bytes) -> Segments | Failure:
         if part.modality is Modality.IMAGE:
-            image = self._decoders.image(data)
+            image = self._decoders.image(data, shrink=self.shrink)
             return image if isinstance(image, Failure) else (Segment(inputs=(Loaded(image=image),)),)
         return self._sound(data) if part.modality is Modality.AUDIO else self._film(data)
 
