@@ -15,6 +15,7 @@ from producer.cli_bench import bench
 from producer.cli_dedup import dedup
 from producer.cli_eval import evaluate
 from producer.cli_join import join
+from producer.cli_monitor import monitor
 from producer.cli_rerank import rerank
 from producer.cli_search import search
 from producer.error_limit import ErrorLimit
@@ -251,8 +252,14 @@ def status(out: JobFolder, broker_url: BrokerUrl = "", as_json: Json = False) ->
     embedmill status vectors
 
     Read from the job's folder alone; with --broker-url also from Redis. Exits 0 when all rows have a vector, 1 when the
-    job is finished with failures, 3 when rows are left.
+    job is finished with failures, 3 when rows are left. Of a join or a dedup: how many panels are done.
     """
+    from storage.answers import answer_in
+    from storage.store import canonical_location, open_store
+
+    store = open_store(canonical_location(out))
+    if answer_in(store):
+        raise typer.Exit(_show_standing(store, as_json=as_json))
     raise typer.Exit(show_status(_job(out), as_json=as_json, broker_url=broker_url))
 
 
@@ -270,11 +277,12 @@ def watch(
     Exits like `status`.
     """
     from producer.interrupts import Interrupted, interruptible
-    from producer.screen import open_screen
+    from producer.screen import Words, open_screen
     from producer.status import JobState, job_status
 
     job, board = _job(out), _board(broker_url)
-    with contextlib.suppress(Interrupted), interruptible(), open_screen() as screen:
+    words = Words.of(job.record.spec.kind)
+    with contextlib.suppress(Interrupted), interruptible(), open_screen(words=words) as screen:
         while (seen := job_status(job, board)).state in (JobState.PLANNED, JobState.UNFINISHED):
             screen.show(_progress_of(seen))
             time.sleep(every)
@@ -445,13 +453,14 @@ def gc(
     from dataclasses import asdict
 
     from producer.leftovers import find_leftovers, remove
+    from storage.answers import answer_in
     from storage.jobs import find_job, open_job
     from storage.store import canonical_location, open_store
 
     store = open_store(canonical_location(out))
     job = find_job(store)
     found = list(find_leftovers(store, job, older_than_s=seconds_of(older_than), now=time.time()))
-    if job is None and not found:
+    if job is None and not found and not answer_in(store):
         open_job(store)  # says that there is none
     if delete:
         found = [leftover for leftover in found if remove(leftover, store, job)]
@@ -840,6 +849,7 @@ def _show_card(card: "ModelCard", known: "KnownModel | None", *, as_json: bool, 
 
 app.command(epilog=EPILOG)(bench)
 app.command(epilog=EPILOG)(dedup)
+app.command(epilog=EPILOG)(monitor)
 app.command(epilog=EPILOG)(rerank)
 app.command("eval", epilog=EPILOG)(evaluate)
 app.command(epilog=EPILOG)(search)
@@ -920,14 +930,15 @@ def drive_here(
 ) -> None:
     """Take `job` to its end with workers of this machine; exits with the job's code."""
     from producer.interrupts import Interrupted, interruptible
-    from producer.screen import open_screen
+    from producer.screen import Words, open_screen
     from producer.status import JobState, job_status
 
     before, started = job_status(job), time.monotonic()
     if before.state is JobState.FINISHED:
         raise typer.Exit(_show_end(job, as_json=as_json, seconds=None, done_before=before.rows))
     try:
-        with interruptible(), open_screen(quiet=quiet or as_json) as screen:
+        words = Words.of(job.record.spec.kind)
+        with interruptible(), open_screen(quiet=quiet or as_json, words=words) as screen:
             _mill(
                 job,
                 screen,
@@ -1117,10 +1128,29 @@ def _safe(broker_url: str, insecure: bool) -> str:
 
 
 def _job(out: str) -> "Job":
+    from schemas.errors import Refused
+    from storage.answers import answer_in
     from storage.jobs import open_job
     from storage.store import canonical_location, open_store
 
-    return open_job(open_store(canonical_location(out)))
+    store = open_store(canonical_location(out))
+    kind = answer_in(store)
+    if kind:
+        raise Refused(
+            f"{out} holds a {kind} and no job: `status`, `verify` and `gc` work on it, `embedmill {kind}` goes on"
+        )
+    return open_job(store)
+
+
+def _show_standing(store: "Store", *, as_json: bool) -> int:
+    """Say how far a join or a dedup is."""
+    import json
+
+    from similarity.standing import standing
+
+    seen = standing(store)
+    print(json.dumps(seen.to_dict()) if as_json else "\n".join(seen.lines()))
+    return 0 if seen.finished else 3
 
 
 def _board(broker_url: str) -> "RedisBoard | None":

@@ -19,7 +19,8 @@ from schemas.model_cards import ModelCard
 from schemas.rows import Modality
 from schemas.space import Space
 from storage import layout
-from storage.jobs import Job, create_job, find_job, now, require_no_answers
+from storage.answers import require_no_answer
+from storage.jobs import Job, create_job, find_job, now
 from storage.model_files import resolve_model
 from storage.store import Store, canonical_location, open_store, require_create_only
 
@@ -65,7 +66,7 @@ def prepare_job(request: JobRequest, *, progress: Callable[[int], None] | None =
     card = resolve_model(request.model, allow_unpinned=request.allow_unpinned).card
     space = Space.of(card, recipe_for(card, request.wishes))
     spec = _spec(request, card)
-    require_no_answers(store)
+    require_no_answer(store)
     found = find_job(store)
     if found is not None:
         return same_job(found, dataclasses.replace(spec, manifest_sha256=manifest_sha256(spec.manifest)), space)

@@ -15,6 +15,7 @@ class Settings:
     message_key: str = ""  # secret: messages are signed with it, and workers drop those that are not
     roots: tuple[str, ...] = ()  # folders and s3:// prefixes that jobs and media may lie in
     allow_private: bool = False  # jobs may read media from hosts with private addresses
+    remote_control: bool = False  # workers obey Celery's broadcasts: whoever reaches Redis can stop them
     lease_s: float = 20.0  # a worker silent for so long has lost its shard
     batch_tokens: int = 0  # padded tokens in one forward pass; 0: what was learned of the model and device
     batch_items: int = 256

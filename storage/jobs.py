@@ -58,15 +58,6 @@ def find_job(store: Store) -> Job | None:
     return open_job(store) if store.size(layout.JOB) is not None else None
 
 
-def require_no_answers(store: Store) -> None:
-    """Raise SpecMismatch where a join or a dedup lies: its files would be taken for the job's."""
-    for record in (layout.JOIN, layout.DEDUP):
-        if store.size(record) is not None:
-            raise SpecMismatch(
-                f"{store.url} holds a {record.removesuffix('.json')}; give the job a folder of its own with --out"
-            )
-
-
 def create_job(store: Store, record: JobRecord) -> Job:
     """Pin `record`; where someone was first with the same spec and plan, theirs is the job.
 

@@ -33,7 +33,7 @@ def this_app() -> Celery:
 
 settings = Settings.from_environ(os.environ)
 app = MillApp("embedmill", set_as_current=True)
-app.conf.update(celery_settings(settings.broker_url))
+app.conf.update(celery_settings(settings.broker_url, remote_control=settings.remote_control))
 shelf = build_shelf(settings)
 crumb = crumb_of(settings.crumb_dir, settings.worker_name)
 metrics = WorkerMetrics()
