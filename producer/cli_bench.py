@@ -41,8 +41,8 @@ def bench(
     \b
     embedmill bench --model minilm
 
-    One worker's rate: a machine of many cores has as many workers. Finds out how large batches should be, too. Both are
-    remembered below the user's cache folder; EMBEDMILL_MEMORY_DIR names another.
+    One worker's rate: a machine of many cores has as many workers. On a GPU it finds out how large
+    batches should be, too. Both are remembered below the user's cache folder; EMBEDMILL_MEMORY_DIR names another.
     """
     import json
     import os

@@ -17,7 +17,7 @@ from schemas.settings import Settings
 from storage.memory_file import BUDGETS, MemoryFile
 from storage.model_files import ResolvedModel
 from workers.batching import TokenBudget, encode_batches, measure
-from workers.budgets import budget_for, budget_key, learn_budget
+from workers.budgets import budget_for, budget_key, is_learned, learn_budget, remember_budget
 from workers.canary import probe
 from workers.content import Film, Sound
 from workers.decoders import DecodeLimits, Decoders
@@ -62,7 +62,7 @@ class Bench:
 
 
 def open_bench(model: ResolvedModel, recipe: Recipe, settings: Settings) -> Bench:
-    """Load the model, and learn how large its batches should be; raises WorkerUnfit where it does not load."""
+    """Load the model, and on a GPU learn how large its batches should be; raises WorkerUnfit where it does not load."""
     begun = time.monotonic()
     encoder = load_encoder(
         model,
@@ -74,11 +74,10 @@ def open_bench(model: ResolvedModel, recipe: Recipe, settings: Settings) -> Benc
     )
     load_s = time.monotonic() - begun
     budget = budget_for(settings, model, recipe.dtype)
-    if not settings.batch_tokens and Modality.TEXT in model.card.modalities:
-        largest = 131_072 if settings.device.startswith("cuda") else 8192  # of a processor's memory others want a part
-        budget.tokens = learn_budget(encoder, largest=largest)
-        key = budget_key(settings, model, recipe.dtype)
-        MemoryFile(settings.memory_dir, BUDGETS).put({key: budget.tokens})
+    if is_learned(settings, model):
+        budget.tokens = learn_budget(encoder)
+        memory = MemoryFile(settings.memory_dir, BUDGETS)
+        remember_budget(memory, budget_key(settings, model, recipe.dtype), budget.tokens)
     told = encoder.told(recipe)
     return Bench(
         card=model.card, encoder=told, budget=budget, load_s=round(load_s, 3), batch_items=settings.batch_items
