@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from producer.cli_bench import bench
 from producer.cli_dedup import dedup
 from producer.cli_eval import evaluate
 from producer.cli_join import join
@@ -64,6 +65,9 @@ WorkerCount = Annotated[
     typer.Option(
         "--workers", "-w", min=0, help="Worker processes; 0: one for each usable core.", envvar="EMBEDMILL_WORKERS"
     ),
+]
+PlannedWorkers = Annotated[
+    int, typer.Option("--workers", "-w", min=0, help="Workers that the time is estimated for; 0: this machine's.")
 ]
 BrokerUrl = Annotated[
     str,
@@ -151,6 +155,7 @@ def run(
       parts     of a mixed row: a list of {"text": ...} and {"uri": ...}; text and uri together are a mixed row too
     and any others; --keep copies them. A folder of media needs no manifest: each file's path is its id.
     """
+    from producer.cli_estimate import estimate_here
     from producer.prepare import prepare_job, resume
     from producer.screen import open_screen
 
@@ -158,6 +163,7 @@ def run(
     with open_screen(quiet=quiet or as_json) as screen:
         job = prepare_job(request, progress=screen.planning)
     spend.limit_for(job.record.spec.size)
+    estimate_here(job, workers=workers, words=spend, thorough=False)
     resume(job)
     drive_here(
         job,
@@ -176,6 +182,8 @@ def run(
 @takes_job
 def plan(
     request: "JobRequest",
+    workers: PlannedWorkers = 0,
+    price: Price = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -184,13 +192,18 @@ def plan(
     \b
     embedmill plan texts.jsonl --model minilm --out vectors
 
-    Says how many rows, shards and rejects there are. `run` or `submit` with the same arguments takes it from there.
+    Says how many rows, shards and rejects there are, and what the job will take: seconds of one worker by queue, bytes,
+    a span of time, and with --price what it costs; from the rates of jobs before, else of `embedmill bench`, else
+    guessed. Some media are loaded for that. `run` or `submit` with the same arguments takes it from there.
     """
+    from producer.cli_estimate import estimate_here
     from producer.prepare import prepare_job
     from producer.screen import open_screen
 
+    words = spend_words(price)
     with open_screen(quiet=quiet or as_json) as screen:
         job = prepare_job(request, progress=screen.planning)
+    estimate_here(job, workers=workers, words=words, thorough=True)
     show_status(job, as_json=as_json)
 
 
@@ -834,6 +847,7 @@ def _show_card(card: "ModelCard", known: "KnownModel | None", *, as_json: bool, 
         print(f"{'here':11} {problem or 'it can be fed on this machine'}")
 
 
+app.command(epilog=EPILOG)(bench)
 app.command(epilog=EPILOG)(dedup)
 app.command(epilog=EPILOG)(monitor)
 app.command(epilog=EPILOG)(rerank)
@@ -944,8 +958,17 @@ def drive_here(
     except EmbedmillError:
         _say(f"to go on: {again}")
         raise
+    _remember(job)
     seconds = time.monotonic() - started
     raise typer.Exit(_show_end(job, as_json=as_json, seconds=seconds, done_before=before.rows_ok + before.failed))
+
+
+def _remember(job: "Job") -> None:
+    from producer.remembering import remember_rates
+    from schemas.settings import Settings
+    from storage.rates_file import RatesFile
+
+    remember_rates(job, RatesFile(Settings.from_environ(os.environ).memory_dir))
 
 
 def submit_job(
@@ -960,6 +983,7 @@ def submit_job(
 ) -> None:
     """Prepare a job and hand it to whatever coordinator listens on the Redis."""
     from producer.board import RedisBoard
+    from producer.cli_estimate import estimate_here
     from producer.prepare import resume
     from producer.screen import open_screen
     from storage import layout
@@ -969,6 +993,7 @@ def submit_job(
     with open_screen(quiet=quiet or as_json) as screen:
         job = prepare(screen.planning)
     spending = (spend or SpendWords()).limit_for(job.record.spec.size)
+    estimate_here(job, workers=0, words=spend or SpendWords(), thorough=False)
     resume(job)
     job.store.replace(layout.SUBMITTED, limit.to_json(spend_limit=spending.to_dict()))
     board.uncancel(job.id)

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from producer.board import Board
+from producer.estimate import read_estimate
 from producer.job_receipt import receipt_of, written_receipt
 from producer.outcomes import PublishedFile, count_outcomes, listed_outcomes, published_files
 from schemas.errors import BrokerError, StoreError
@@ -67,6 +68,7 @@ class JobStatus:
     queues: list[QueueStatus] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     receipt: dict[str, Any] | None = None  # where the time went, as far as shards are published
+    estimate: dict[str, Any] | None = None  # what the job was thought to take; of a finished one the receipt has it
 
     @property
     def failed(self) -> int:
@@ -117,6 +119,8 @@ def job_status(job: Job, board: Board | None = None) -> JobStatus:
         queues=_queues_left(job, outcomes.shards),
         receipt=written_receipt(job) if not files else _receipt_so_far(job, files),
     )
+    if status.state is not JobState.FINISHED and (estimate := read_estimate(job)):
+        status.estimate = estimate.to_dict()
     if status.state is JobState.STOPPED:
         status.notes.append(_why_stopped(job))
     elif board is not None and status.queues:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from producer.duration import duration
+from producer.estimate_words import comparison_lines, estimate_lines
 from producer.finish import glob_escaped
 from producer.receipt_words import receipt_lines
 from producer.screen import Words
@@ -32,7 +33,7 @@ def summary_lines(status: JobStatus, *, seconds: float | None, done_now: int) ->
             f"  rejects   {status.rejects:,} lines that are no rows: {_short(status.location)}/plan/rejects-*.parquet"
         )
     lines += _left_out(status)
-    lines += receipt_lines(status.receipt)
+    lines += [*receipt_lines(status.receipt), *comparison_lines(status.receipt)]
     if seconds is not None and done_now:
         rate = f"{done_now / max(seconds, 1e-9):,.1f} {Words.of(status.kind).rows}/s"
         lines.append(f"  took      {duration(seconds)}, {rate}, all included")
@@ -83,6 +84,7 @@ def status_lines(status: JobStatus) -> list[str]:
         f"  output    {_short(status.location)}/data ({status.file_bytes / 2**20:,.1f} MiB)",
     ]
     lines += receipt_lines(status.receipt)
+    lines += estimate_lines(status.estimate) if status.state is JobState.PLANNED else comparison_lines(status.receipt)
     for queue in status.queues:
         seen = "" if queue.workers is None else f", {queue.waiting} messages waiting, {queue.workers} workers"
         lines.append(f"  queue     {queue.queue}: {queue.shards_left} shards left{seen}")

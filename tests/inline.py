@@ -21,6 +21,7 @@ from workers.embed_shard import embed_shard
 from workers.encoder import Encoder, load_encoder
 from workers.lease import MemoryLeases
 from workers.loading import Loaded, Loader, ScriptedLoader
+from workers.meter import Meter
 from workers.pair_scorer import PairScorer, load_scorer
 from workers.runtime import OpenJob
 
@@ -38,6 +39,7 @@ class InlineMill:
         loader: Loader | None = None,
         care: Care | None = None,
         faults: str = "",
+        meter: Meter | None = None,
     ) -> None:
         self.job, self.board, self.leases = job, MemoryBoard(), MemoryLeases()
         space = job.record.space
@@ -54,6 +56,7 @@ class InlineMill:
             settings=SETTINGS,
             canary=lambda: canary,
             care=care or Care(),
+            meter=meter or Meter(),
         )
 
     @property

@@ -112,14 +112,27 @@ def test_a_damaged_memory_is_ignored_in_one_line(tmp_path: Path, data: bytes, ca
     assert memory.entries() == {"a": 1}
 
 
-@pytest.mark.parametrize("value", [0, -5, 1.5, "2048", True, None, 10**12, [1]])
-def test_a_budget_that_makes_no_sense_is_none(tmp_path: Path, value: object) -> None:
+@pytest.mark.parametrize("tokens", [0, -5, 1.5, "2048", True, None, 10**12, [1]])
+def test_a_budget_that_makes_no_sense_is_none(tmp_path: Path, tokens: object) -> None:
     """A value that no embedmill wrote is not believed."""
     settings = Settings(memory_dir=str(tmp_path))
     budget_for(settings, MODEL, "float32").shrink_below(700)
     path = tmp_path / BUDGETS
     entries = json.loads(path.read_text())["entries"]
-    path.write_text(json.dumps({"v": 1, "entries": dict.fromkeys(entries, value)}))
+    [good] = entries.values()
+    for value in (tokens, good | {"tokens": tokens}, good | {"at": "today"}, {"at": good["at"]}):
+        path.write_text(json.dumps({"v": 1, "entries": dict.fromkeys(entries, value)}))
+
+        assert budget_for(settings, MODEL, "float32").tokens == DEFAULT_TOKENS
+
+
+def test_a_budget_of_last_week_is_forgotten(tmp_path: Path) -> None:
+    """The memory that a device did not have then it may have now."""
+    settings = Settings(memory_dir=str(tmp_path))
+    budget_for(settings, MODEL, "float32").shrink_below(700)
+    path = tmp_path / BUDGETS
+    [(key, value)] = json.loads(path.read_text())["entries"].items()
+    path.write_text(json.dumps({"v": 1, "entries": {key: value | {"at": value["at"] - 8 * 86_400}}}))
 
     assert budget_for(settings, MODEL, "float32").tokens == DEFAULT_TOKENS
 
@@ -144,4 +157,4 @@ def test_a_run_remembers_what_its_workers_found_out(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     [remembered] = json.loads((tmp_path / "memory" / BUDGETS).read_text())["entries"].values()
-    assert 50 < remembered <= 1024
+    assert 50 < remembered["tokens"] <= 1024
