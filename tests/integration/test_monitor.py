@@ -125,6 +125,17 @@ def test_nothing_is_seen_without_the_password(page: Page) -> None:
     assert page.get("/healthcheck", auth=None).body == "OK"
 
 
+def test_it_listens_on_this_machine_alone(page: Page) -> None:
+    """Its only socket that listens is bound to 127.0.0.1."""
+    port = int(page.url.rpartition(":")[2])
+    lines = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
+    listening = [words[1] for words in lines if words[3] == "0A" and words[1].endswith(f":{port:04X}")]
+
+    assert listening == [f"0100007F:{port:04X}"]
+
+
 def test_nothing_can_be_changed(page: Page) -> None:
     """With the password too: workers and tasks cannot be started, stopped or altered."""
     worker_name = page.rows()[0]["worker"]
