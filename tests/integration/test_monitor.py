@@ -82,6 +82,14 @@ def test_a_shard_is_read_from_the_list(page: Page, job: Job) -> None:
     assert not any(f'data-column="{name}"' in heads for name in ("args", "kwargs", "result"))
 
 
+def test_shards_are_found_by_job_shard_and_queue(page: Page, job: Job) -> None:
+    """The search field takes them by name."""
+    words = {f"kwargs:job={job.id}": 2, "kwargs:shard=1": 1, f"kwargs:queue={QUEUE}": 2, "kwargs:queue=other": 0}
+    asked = "/tasks/datatable?draw=1&start=0&length=9&order[0][column]=0&search[value]="
+
+    assert {word: page.get(asked + word).json["recordsFiltered"] for word in words} == words
+
+
 def test_no_path_and_no_secret_is_shown(page: Page, job: Job, broker: EmbeddedBroker) -> None:
     """Neither where the job lives, nor the plan's digest, nor a password is on any page."""
     uuid, worker_name = page.rows()[0]["uuid"], page.rows()[0]["worker"]
