@@ -3,7 +3,7 @@
 python -m bench.cross_modal out/cross-modal
 
 Embeds the demo's queries, captions and images where the folder does not have them yet, joins them by each score, and
-measures: first the images that queries find, then what a threshold by --fpr lets through, of shuffled pairs and of true.
+measures: the images that queries find, and what a threshold by --fpr lets through, of shuffled pairs and of true.
 """
 
 import json
@@ -25,8 +25,8 @@ _ENTRY = (sys.executable, "-c", "from producer.cli import main; main()")
 def main(folder: Path) -> None:
     _embedmill("run", _DEMO / "queries.jsonl", "--model", "demo", "--out", folder / "queries", "--quiet")
     for modality in ("image", "text"):
-        of_demo = ("run", _DEMO / "manifest.jsonl", "--model", "demo", "--modality", modality, "--quiet")
-        _embedmill(*of_demo, "--out", folder / f"{modality}s")
+        only = ("--model", "demo", "--modality", modality, "--quiet")
+        _embedmill("run", _DEMO / "manifest.jsonl", *only, "--out", folder / f"{modality}s")
     outputs = []
     for score in Score:
         outputs.append(folder / f"pairs-{score}")
@@ -39,7 +39,7 @@ def main(folder: Path) -> None:
 
 
 def _let_through(folder: Path) -> list[str]:
-    """What passes the threshold of a false positive rate: of shuffled pairs of captions and images, and of true ones."""
+    """What passes the threshold of a false positive rate, of shuffled pairs of captions and images and of true ones."""
     rows = [json.loads(line) for line in (_DEMO / "manifest.jsonl").read_text("utf-8").splitlines()]
     truth = [(row["id"], row["describes"]) for row in rows if row.get("describes", "").startswith("img-")]
     texts, images = ([row["id"] for row in rows if row["modality"] == kind] for kind in ("text", "image"))

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from producer.job_options import SizeName
+from schemas.join import Integers
 
 
 def dedup(
@@ -34,6 +35,9 @@ def dedup(
     ] = "",
     column: Annotated[str, typer.Option("--column", help="The column of the vectors.")] = "embedding",
     id_column: Annotated[str, typer.Option("--id-column", help="The column of the ids.")] = "id",
+    integers: Annotated[
+        Integers | None, typer.Option("--integers", help="What int8 and uint8 columns are that no job wrote.")
+    ] = None,
     max_pairs: Annotated[
         int, typer.Option("--max-pairs", min=1, help="Stop rather than find more; resumable with a higher one.")
     ] = 50_000_000,
@@ -89,7 +93,9 @@ def dedup(
     from similarity.join_request import SideRequest, bytes_of
 
     request = DedupRequest(
-        side=SideRequest(location=source, modality=modality or None, column=column, id_column=id_column),
+        side=SideRequest(
+            location=source, modality=modality or None, column=column, id_column=id_column, integers=integers
+        ),
         threshold=threshold,
         keep_by=keep_by,
         memory=bytes_of(memory),

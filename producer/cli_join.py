@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from producer.job_options import SizeName
-from schemas.join import Device, Precision, Score
+from schemas.join import Device, Integers, Precision, Score
 from schemas.sizes import CPU
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ def join(
     right_column: Annotated[str, typer.Option("--right-column", help="The column of the right vectors.")] = "embedding",
     left_id: Annotated[str, typer.Option("--left-id", help="The column of the left ids.")] = "id",
     right_id: Annotated[str, typer.Option("--right-id", help="The column of the right ids.")] = "id",
+    integers: Annotated[
+        Integers | None, typer.Option("--integers", help="What int8 and uint8 columns are that no job wrote.")
+    ] = None,
     keep_left: Annotated[
         list[str] | None, typer.Option("--keep-left", help="A left column to copy, as left.NAME. Repeatable.")
     ] = None,
@@ -99,6 +102,16 @@ def join(
             envvar="EMBEDMILL_INSECURE_BROKER",
         ),
     ] = False,
+    funnel: Annotated[
+        str,
+        typer.Option(
+            "--funnel",
+            help="Not exact: scan coarse and score again fine, such as binary,int8,float32; the recall is measured.",
+        ),
+    ] = "",
+    oversample: Annotated[
+        int, typer.Option("--oversample", min=1, help="With --funnel: so many times what the next stage keeps.")
+    ] = 8,
     force: Annotated[
         bool, typer.Option("--force", help="Compare vectors of different spaces; the output says so.")
     ] = False,
@@ -119,7 +132,12 @@ def join(
 
     request = JoinRequest(
         left=SideRequest(
-            location=left, modality=left_modality, column=left_column, id_column=left_id, keep=tuple(keep_left or ())
+            location=left,
+            modality=left_modality,
+            column=left_column,
+            id_column=left_id,
+            keep=tuple(keep_left or ()),
+            integers=integers,
         ),
         right=SideRequest(
             location=right,
@@ -127,6 +145,7 @@ def join(
             column=right_column,
             id_column=right_id,
             keep=tuple(keep_right or ()),
+            integers=integers,
         ),
         score=score,
         top_k=top_k,
@@ -139,6 +158,8 @@ def join(
         threads=threads or usable_threads(),
         device=device,
         precision=precision,
+        funnel=tuple(filter(None, funnel.split(","))),
+        oversample=oversample,
         distributed=distributed,
     )
     progress = nothing if quiet or as_json else Lines()
@@ -176,7 +197,7 @@ def spreading(
     from producer.cli import message_key
     from producer.distribute import distribute
     from producer.interrupts import Interrupted, interruptible
-    from producer.screen import open_screen
+    from producer.screen import Words, open_screen
     from producer.task_queue import CeleryQueue
 
     url = require_safe(broker_url, insecure=insecure)
@@ -185,7 +206,7 @@ def spreading(
 
     def spread(comparison: "Comparison") -> None:
         try:
-            with interruptible(), open_screen(quiet=quiet) as screen:
+            with interruptible(), open_screen(quiet=quiet, words=Words("rows", "comparing")) as screen:
                 distribute(
                     comparison,
                     board=board,

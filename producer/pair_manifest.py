@@ -11,7 +11,7 @@ from schemas.errors import ManifestError
 from schemas.failures import Reject
 from schemas.redaction import redact
 from storage import layout
-from storage.ended import require_ended
+from storage.answers import require_ended
 from storage.store import canonical_location, open_store
 
 #: Names of the columns that pairs are known by, those of the queries first.

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from schemas.errors import SpecMismatch
-from schemas.join import JoinSide
+from schemas.join import JoinSide, side_of
 from schemas.sealed import sealed, unsealed
 
 FORMAT = 1
@@ -43,7 +43,7 @@ class DedupRecord:
         """Parse dedup.json; raises SpecMismatch for a file that is none of ours, or was changed."""
         try:
             raw = unsealed(data)
-            source = JoinSide(**raw["spec"]["source"] | {"keep": tuple(raw["spec"]["source"]["keep"])})
+            source = side_of(raw["spec"]["source"])
             spec = DedupSpec(**raw["spec"] | {"source": source})
             return cls(id=raw["id"], created_at=raw["created_at"], spec=spec, versions=raw["versions"])
         except (KeyError, TypeError, ValueError, AttributeError) as err:  # another format has other fields

@@ -40,6 +40,21 @@ class Precision(StrEnum):
     INT8 = "int8"  # processors with VNNI
 
 
+class Integers(StrEnum):
+    """What an int8 or uint8 column is that no job wrote, so that nothing says it."""
+
+    NUMBERS = "numbers"
+    BITS = "bits"  # eight signs a byte; int8: less 128, as sentence-transformers packs them
+
+
+class Stage(StrEnum):
+    """A stage of a funnel, from coarse to fine."""
+
+    BINARY = "binary"  # signs
+    INT8 = "int8"  # with a scale for each row
+    FLOAT32 = "float32"  # exact
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinSide:
     """One side of a join: where its vectors are, and what they are."""
@@ -53,6 +68,7 @@ class JoinSide:
     modality: str = ""
     space: str = ""
     model: str = ""
+    integers: Integers | None = None  # as the user said
     keep: tuple[str, ...] = ()  # columns that are copied into the output
 
 
@@ -71,6 +87,8 @@ class JoinSpec:
     after_self: bool = False  # each pair of a set with itself once
     forced: tuple[str, ...] = ()  # fields in which the spaces differ, and were compared all the same
     panel_rows: int = 16_384  # left rows of a published file
+    funnel: tuple[Stage, ...] = ()  # none: exact
+    oversample: int = 0  # how many times as many a stage of the funnel keeps as the next one
 
     @property
     def panels(self) -> int:
@@ -119,15 +137,20 @@ class PanelFooter:
     right_space: str
     forced: tuple[str, ...]
     content_sha256: str  # over ids, scores and ranks, in order
+    sampled: int = 0  # left rows of which a funnel's pairs were held against the exact ones
+    recall_sum: float = 0.0  # over these, of the share of the exact pairs that was found
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> "PanelFooter":
-        """Parse a footer; raises ValueError, TypeError or LookupError for what is none."""
+        """Parse a footer; raises ValueError or LookupError for what is none."""
         raw = json.loads(data)
-        return cls(**raw | {"forced": tuple(raw["forced"])})
+        try:
+            return cls(**raw | {"forced": tuple(raw["forced"])})
+        except TypeError as err:  # of a shard, or of a newer embedmill
+            raise ValueError(f"its footer is none of a join: {err}") from err
 
 
 def _flat(spec: JoinSpec) -> dict[str, Any]:
@@ -138,5 +161,12 @@ def _flat(spec: JoinSpec) -> dict[str, Any]:
 
 
 def _spec(raw: dict[str, Any]) -> JoinSpec:
-    sides = {side: JoinSide(**raw[side] | {"keep": tuple(raw[side]["keep"])}) for side in ("left", "right")}
-    return JoinSpec(**raw | sides | {"score": Score(raw["score"]), "forced": tuple(raw["forced"])})
+    sides = {side: side_of(raw[side]) for side in ("left", "right")}
+    funnel = tuple(map(Stage, raw.get("funnel", ())))
+    return JoinSpec(**raw | sides | {"score": Score(raw["score"]), "forced": tuple(raw["forced"]), "funnel": funnel})
+
+
+def side_of(raw: dict[str, Any]) -> JoinSide:
+    """A side as a record has it."""
+    integers = Integers(raw["integers"]) if raw.get("integers") else None
+    return JoinSide(**raw | {"keep": tuple(raw["keep"]), "integers": integers})

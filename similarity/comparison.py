@@ -44,7 +44,12 @@ def open_comparison(
 def _opened(side: JoinSide, allow: Callable[[str], None]) -> VectorSource:
     allow(side.location)
     source = open_vectors(
-        side.location, modality=side.modality or None, id_column=side.id_column, column=side.column, known=side.digest
+        side.location,
+        modality=side.modality or None,
+        id_column=side.id_column,
+        column=side.column,
+        known=side.digest,
+        integers=side.integers,
     )
     if source.digest != side.digest:
         raise SpecMismatch(f"{side.location} is not what it was when the join was planned; restore it")

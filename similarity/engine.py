@@ -98,16 +98,16 @@ def _of_processor(precision: Precision) -> Precision:
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # as a scan has it
     try:
-        if precision is Precision.INT8 and not _int8_is_exact():
+        if precision is Precision.INT8 and not int8_is_exact():
             raise Refused("--precision int8: this processor's int8 products are not exact; leave --precision out")
         if precision is Precision.AUTO:
-            return Precision.INT8 if _int8_is_exact() and _int8_is_faster() else Precision.FP32
+            return Precision.INT8 if int8_is_exact() and _int8_is_faster() else Precision.FP32
         return precision
     finally:
         torch.set_num_threads(before)
 
 
-def _int8_is_exact() -> bool:
+def int8_is_exact() -> bool:
     """Whether sums of the greatest products are right: processors without VNNI may saturate at 16 bits."""
     most = torch.full((64, 512), 127, dtype=torch.int8)
     signs = torch.ones(64, 512, dtype=torch.int8)

@@ -1,6 +1,7 @@
 """A join: the wanted pairs of two vector sources, published panel by panel; killed at any moment, it goes on."""
 
 import hashlib
+import math
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,19 +11,22 @@ from importlib.metadata import version
 import numpy as np
 import pyarrow as pa
 
-from schemas.errors import Conflict, Refused, SpecMismatch, Stopped
+from schemas.errors import Conflict, Refused, SpecMismatch, Stopped, StoreError
 from schemas.join import Device, JoinRecord, JoinSpec, PanelFooter, Precision
 from schemas.sealed import sealed, unsealed
 from schemas.shard import FOOTER_KEY
 from similarity import kernel
+from similarity.advice import threshold_advice
 from similarity.engine import Engine, engine_for
+from similarity.funnel import Funnel, funnel
 from similarity.kernel import Block, Pairs, Wanted
 from similarity.measure import Measure
+from similarity.recall import Recall, sampled_rows, shares_found
 from similarity.scores import NEIGHBOURS, OF_NEIGHBOURS, base_of, measure_of, random_pairs, threshold_for
 from similarity.vectors import VectorSource
 from storage import layout
 from storage.jobs import now
-from storage.parquet import ID, open_parquet, plain_file, read_parquet
+from storage.parquet import ID, open_parquet, plain_file, read_sealed
 from storage.phases import Phase, panels_of
 from storage.shards import content_sha256
 from storage.store import LocalStore, Store
@@ -139,17 +143,12 @@ class Join:
         """The pairs of one panel (PAIR_COLUMNS and kept columns), and what its file says of itself."""
         left = self._sides["left"]
         first, count = self._rows_of("left", panel)
-        pairs = kernel.join(
-            Block(first, left.vectors(first, count)),
-            self._blocks("right"),
-            self._wanted,
-            measure=self.measure,
-            engine=self._engine,
-            limit=self._limit,
-        )
+        block = Block(first, left.vectors(first, count))
+        pairs = self._through_funnel(block) if self.spec.funnel else self._exact(block)
         if self.spec.mutual:
             pairs = self._mutual(pairs)
         table = self._table(pairs)
+        shares = self._shares_found(pairs, first, count)
         footer = PanelFooter(
             join=self.record.id,
             panel=panel,
@@ -162,8 +161,36 @@ class Join:
             right_space=self.spec.right.space,
             forced=self.spec.forced,
             content_sha256=pairs_sha256(table),
+            sampled=len(shares),
+            recall_sum=math.fsum(shares),
         )
         return table, footer
+
+    def _exact(self, left: Block) -> Pairs:
+        return kernel.join(
+            left, self._blocks("right"), self._wanted, measure=self.measure, engine=self._engine, limit=self._limit
+        )
+
+    def _through_funnel(self, left: Block) -> Pairs:
+        assert self.spec.top_k is not None
+        plan = Funnel.of(self.spec.funnel, self.spec.top_k, self.spec.oversample, self._sides["right"].rows)
+        right = partial(self._blocks, "right")
+        return funnel(left, right, self._wanted, plan, measure=self.measure, engine=self._engine, limit=self._limit)
+
+    def _shares_found(self, pairs: Pairs, first: int, count: int) -> np.ndarray:
+        """Of each sampled row of a panel, the share of its exact pairs that are among these."""
+        if not self.spec.funnel:
+            return np.zeros(0)
+        left, right = self._sides["left"], partial(self._blocks, "right")
+        rows = sampled_rows(left.rows, first, count)
+        return shares_found(pairs, rows, left, right, self._wanted, measure=self.measure, engine=self._engine)
+
+    @property
+    def recall(self) -> Recall | None:
+        """What the panels say of what the funnel missed; None where there is none."""
+        if not self.spec.funnel:
+            return None
+        return Recall.of(self._there(panel) for panel in range(self.spec.panels))
 
     @cached_property
     def measure(self) -> Measure:
@@ -184,7 +211,12 @@ class Join:
             value = threshold_for(self.spec.fpr, left, right, self.measure, seed=0)
             told = {"fpr": self.spec.fpr, "threshold": value, "random_pairs": random_pairs(left, right)}
             self.store.create(_THRESHOLD, sealed(told))
-        return float(unsealed(self.store.get(_THRESHOLD))["threshold"])
+        try:
+            return float(unsealed(self.store.get(_THRESHOLD))["threshold"])
+        except (ValueError, LookupError) as err:
+            raise StoreError(
+                f"{_THRESHOLD} is not what embedmill wrote ({err}); remove it, and it is found again"
+            ) from err
 
     @cached_property
     def _engine(self) -> Engine:
@@ -199,8 +231,15 @@ class Join:
         if self._pairs + held > self._effort.max_pairs:
             raise Stopped(
                 f"stopped: more than {self._effort.max_pairs:,} pairs; allow more with --max-pairs, "
-                "or ask for fewer with --top-k or a higher threshold, in another --out"
+                f"or ask for fewer with --top-k or a higher threshold, in another --out{self._advice()}"
             )
+
+    def _advice(self) -> str:
+        left, right = self._sides["left"], self._sides["right"]
+        if self.spec.top_k is not None:
+            return f"; --top-k {self.spec.top_k} gives up to {self.spec.top_k * left.rows:,} pairs"
+        own = left.rows if self.spec.not_self else 0
+        return threshold_advice(self._effort.max_pairs, left.rows * right.rows - own, left, right, self.measure)
 
     def _rows_of(self, side: str, panel: int) -> tuple[int, int]:
         first = panel * self.spec.panel_rows
@@ -255,7 +294,7 @@ class Join:
         """What was found of each panel, in order; what is not there yet is computed."""
         for panel in range(len(phase)):
             phase.do(panel)
-            table = read_parquet(self.store, phase.key(panel))
+            table = read_sealed(self.store, phase.key(panel))
             if (table.schema.metadata or {}).get(FOOTER_KEY) != self.record.id.encode():
                 raise Conflict(f"{phase.key(panel)} is of another join than {self.record.id}; use another --out")
             yield table
@@ -308,6 +347,8 @@ class Join:
         if self.store.size(layout.manifest_key(0)) is None:
             files = [_listed(layout.panel_key(n), self.store) for n in range(self.spec.panels)]
             told = {"v": 1, "join": self.record.id, "finished_at": now(), "pairs": self._pairs, "files": files}
+            if self.recall:
+                told["recall"] = self.recall.to_dict()
             self.store.create(layout.manifest_key(0), sealed(told))
         if isinstance(self.store, LocalStore):
             self.store.sweep()

@@ -12,6 +12,8 @@ from schemas.join import JoinRecord, PanelFooter
 from schemas.sealed import unsealed
 from schemas.shard import FOOTER_KEY
 from similarity.join import pairs_sha256
+from similarity.recall import Recall
+from similarity.score_proof import ScoreProof
 from similarity.vectors import START
 from storage import layout
 from storage.parquet import parse_parquet
@@ -31,6 +33,7 @@ class JoinVerdict:
     published: int = 0
     pairs: int = 0
     problems: list[str] = field(default_factory=list)
+    scores: str = ""  # what is known of the scores themselves
 
     @property
     def complete(self) -> bool:
@@ -42,13 +45,19 @@ class JoinVerdict:
         told = f"{self.join}: {self.pairs:,} pairs in {self.published} of {self.panels} panels"
         if self.problems:
             return [f"{told}: {len(self.problems)} problems", *(f"  {problem}" for problem in self.problems[:20])]
-        return [f"{told}: each rank, score and byte as it was written"]
+        return [f"{told}: each rank, score and byte as it was written", *([self.scores] if self.scores else [])]
 
 
 def prove_join(store: Store) -> JoinVerdict:
     """Read every file of the join at `store`; raises SpecMismatch where its record is damaged."""
     record = JoinRecord.from_json(store.get(layout.JOIN))
     verdict = JoinVerdict(record.id, record.spec.panels)
+    proof = ScoreProof.of(record) if record.spec.funnel else None
+    if proof is not None:
+        verdict.scores = (
+            f"scores not proved: {proof}" if isinstance(proof, str) else "each score is that of its vectors"
+        )
+    footers: list[PanelFooter] = []
     digests: dict[str, str] = {}
     for item in sorted(store.walk(layout.DATA), key=lambda item: item.key):
         panel = layout.panel_of(item.key)
@@ -58,17 +67,20 @@ def prove_join(store: Store) -> JoinVerdict:
         try:
             data = store.get(item.key)
             digests[item.key] = hashlib.sha256(data).hexdigest()
-            verdict.pairs += _prove_panel(record, panel, data, item.key)
+            footers.append(_prove_panel(record, panel, data, item.key, proof))
+            verdict.pairs += footers[-1].pairs
             verdict.published += 1
         except _DAMAGE as err:
             verdict.problems.append(f"{item.key}: {_first_line(err)}")
+    for item in sorted(store.walk(layout.STAGE), key=lambda item: item.key):
+        verdict.problems += _stage_problems(store, item.key)
     if store.size(layout.manifest_key(0)) is not None:
-        verdict.problems += _manifest_problems(record, store, digests)
+        verdict.problems += _manifest_problems(record, store, digests, footers)
     return verdict
 
 
-def _prove_panel(record: JoinRecord, panel: int, data: bytes, key: str) -> int:
-    """The panel's pairs; raises StoreError for what is not as it was written."""
+def _prove_panel(record: JoinRecord, panel: int, data: bytes, key: str, proof: ScoreProof | str | None) -> PanelFooter:
+    """What the panel says of itself; raises StoreError for what is not as it was written."""
     _, broken = check_seal(data, key)
     if broken:
         raise StoreError(broken)
@@ -82,7 +94,9 @@ def _prove_panel(record: JoinRecord, panel: int, data: bytes, key: str) -> int:
         raise StoreError("its pairs are not those that its footer counts")
     for problem in _order_problems(table, record, footer):
         raise StoreError(problem)
-    return footer.pairs
+    if isinstance(proof, ScoreProof) and (problem := proof.problem(table, footer)):
+        raise StoreError(problem)
+    return footer
 
 
 def _order_problems(table: pa.Table, record: JoinRecord, footer: PanelFooter) -> Iterator[str]:
@@ -105,12 +119,26 @@ def _order_problems(table: pa.Table, record: JoinRecord, footer: PanelFooter) ->
         yield f"it has more than {record.spec.top_k} pairs of one left id"
 
 
+def _stage_problems(store: Store, key: str) -> Iterator[str]:
+    """What is wrong with an object that the panels go by."""
+    try:
+        data = store.get(key)
+        if key.endswith(".json"):
+            unsealed(data)
+        elif broken := check_seal(data, key)[1]:
+            raise StoreError(broken)
+    except _DAMAGE as err:
+        yield f"{key}: {_first_line(err)}"
+
+
 def _codes(column: pa.ChunkedArray) -> np.ndarray:
     """int64 (n,): equal numbers for equal values."""
     return np.asarray(column.combine_chunks().dictionary_encode("encode").indices, np.int64)
 
 
-def _manifest_problems(record: JoinRecord, store: Store, digests: dict[str, str]) -> Iterator[str]:
+def _manifest_problems(
+    record: JoinRecord, store: Store, digests: dict[str, str], footers: list[PanelFooter]
+) -> Iterator[str]:
     key = layout.manifest_key(0)
     try:
         manifest = unsealed(store.get(key))
@@ -120,6 +148,8 @@ def _manifest_problems(record: JoinRecord, store: Store, digests: dict[str, str]
         return
     if manifest["join"] != record.id:
         yield f"{key} is of another join"
+    if record.spec.funnel and manifest.get("recall") != Recall.of(footers).to_dict():
+        yield f"{key} tells of another recall than the panels"
     for name in sorted(listed.keys() | digests.keys()):
         if listed.get(name) != digests.get(name):
             yield f"{name}: it is not the file that {key} lists"

@@ -5,14 +5,19 @@ import re
 from dataclasses import dataclass
 
 from schemas.errors import Refused
-from schemas.join import Device, JoinSide, JoinSpec, Precision, Score
+from schemas.join import Device, Integers, JoinSide, JoinSpec, Precision, Score, Stage
 from schemas.space import incomparable
 from similarity.engine import TILE_LEFT, TILE_RIGHT
+from similarity.funnel import Funnel
 from similarity.join import Effort, comparable
 from similarity.scores import random_pairs
 from similarity.vectors import START, VectorSource, open_vectors
 
 DEFAULT_TOP_K = 10
+DEFAULT_OVERSAMPLE = 8
+#: Scores that order the right rows of a left one as the cosine, or that of centered vectors, does.
+_OF_FUNNELS = (Score.COSINE, Score.CENTERED, Score.ZSCORE)
+_STAGES = list(Stage)
 #: A threshold that fewer random pairs reach would be chance.
 _LEAST_BEYOND = 10
 #: A panel of more left rows would take long to do again after a kill; of fewer, read the right side too often.
@@ -37,6 +42,7 @@ class SideRequest:
     column: str = "embedding"
     id_column: str = "id"
     keep: tuple[str, ...] = ()
+    integers: Integers | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +64,8 @@ class JoinRequest:
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
     distributed: bool = False
+    funnel: tuple[str, ...] = ()
+    oversample: int = DEFAULT_OVERSAMPLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +98,8 @@ def plan_join(request: JoinRequest) -> PlannedJoin:
     top_k = request.top_k
     if top_k is None and (request.mutual or (request.threshold is None and request.fpr is None)):
         top_k = DEFAULT_TOP_K
+    funnel = _funnel(request, top_k)
+    kept = Funnel.of(funnel, top_k or 0, request.oversample, right.rows).keep[0] if funnel else 0
     block_rows = block_rows_for(request.memory, left.dim)
     spec = JoinSpec(
         left=_side(left, request.left),
@@ -102,10 +112,12 @@ def plan_join(request: JoinRequest) -> PlannedJoin:
         not_self=request.not_self,
         after_self=request.after_self,
         forced=forced,
+        funnel=funnel,
+        oversample=request.oversample if funnel else 0,
         panel_rows=(
-            _distributed_panel_rows(left, right, top_k or 0)
+            _distributed_panel_rows(left, right, (top_k or 0) + kept)
             if request.distributed
-            else _panel_rows(request.memory, left.dim, top_k or 0, request.threads, block_rows)
+            else _panel_rows(request.memory, left.dim, (top_k or 0) + kept, request.threads, block_rows)
         ),
     )
     return PlannedJoin(spec, left, right, block_rows, request.device, request.precision)
@@ -120,7 +132,13 @@ def bytes_of(text: str) -> int:
 
 
 def _opened(side: SideRequest) -> VectorSource:
-    source = open_vectors(side.location, modality=side.modality, id_column=side.id_column, column=side.column)
+    source = open_vectors(
+        side.location,
+        modality=side.modality,
+        id_column=side.id_column,
+        column=side.column,
+        integers=side.integers,
+    )
     unknown = [name for name in side.keep if name not in source.types]
     if unknown:
         there = ", ".join(sorted(source.types)) or "none"
@@ -139,6 +157,7 @@ def _side(source: VectorSource, asked: SideRequest) -> JoinSide:
         modality=source.modality,
         space=source.space,
         model=source.model,
+        integers=asked.integers,
         keep=_kept(source, asked.keep),
     )
 
@@ -175,6 +194,30 @@ def _refuse_what_misleads(request: JoinRequest, left: VectorSource, right: Vecto
         raise Refused("--no-self is for a set that is joined with itself; these are two")
 
 
+def _funnel(request: JoinRequest, top_k: int | None) -> tuple[Stage, ...]:
+    """The stages asked for; raises Refused for a funnel that would not mean what it says."""
+    if not request.funnel:
+        return ()
+    known = [stage for stage in _STAGES if stage in request.funnel]
+    if len(request.funnel) < 2 or list(request.funnel) != known or known[-1] is not Stage.FLOAT32:
+        raise Refused(
+            f"--funnel {','.join(request.funnel)}: stages go from coarse to fine and end with float32: "
+            "binary,int8,float32 or binary,float32 or int8,float32"
+        )
+    if top_k is None:
+        raise Refused("--funnel finds the best of each row: it needs --top-k; a threshold alone is for an exact join")
+    if request.score not in _OF_FUNNELS:
+        raise Refused(
+            f"--funnel with --score {request.score}: it ranks by more than the angle, which is all that a coarse scan "
+            f"sees; use {', '.join(_OF_FUNNELS)}, or leave --funnel out"
+        )
+    if request.mutual or request.after_self:
+        raise Refused("--funnel with --mutual would leave out pairs for want of others; leave one of them out")
+    if request.oversample < 1:
+        raise Refused(f"--oversample {request.oversample} keeps nothing; give 1 or more")
+    return tuple(known)
+
+
 def block_rows_for(memory: int, dim: int) -> int:
     """Right rows in memory at a time: as read, and in float64 and float32 while they are made ready."""
     return int(max(TILE_RIGHT, min(4 * TILE_RIGHT, memory // 8 // (24 * dim)) // TILE_RIGHT * TILE_RIGHT))
@@ -182,8 +225,7 @@ def block_rows_for(memory: int, dim: int) -> int:
 
 def _panel_rows(memory: int, dim: int, top_k: int, threads: int, block_rows: int) -> int:
     """Left rows whose vectors, as read and as scanned, and whose best pairs the memory holds."""
-    tile = TILE_LEFT * TILE_RIGHT * 4 + 5 * 2**20 * 8  # scores, and the pairs that are scored again
-    taken = threads * tile + block_rows * dim * 24
+    taken = _taken(dim, threads, block_rows)
     rows = (memory - taken) // _bytes_a_row(dim, top_k)
     if rows < _LEAST_PANEL_ROWS:
         need = taken + _LEAST_PANEL_ROWS * _bytes_a_row(dim, top_k)
@@ -191,6 +233,22 @@ def _panel_rows(memory: int, dim: int, top_k: int, threads: int, block_rows: int
             f"--memory is too little for {threads} threads: {-(-need // 2**20)}MB are needed, or fewer --threads"
         )
     return int(min(rows, _MOST_PANEL_ROWS))
+
+
+def require_room(side: JoinSide, panel_rows: int, *, top_k: int = 0, memory: int, threads: int) -> None:
+    """Raise Refused where panels that were cut when there was more memory do not fit into what there is now."""
+    rows = min(panel_rows, side.rows)
+    need = _taken(side.dim, threads, block_rows_for(memory, side.dim)) + rows * _bytes_a_row(side.dim, top_k)
+    if need > memory and rows > _LEAST_PANEL_ROWS:
+        raise Refused(
+            f"it was begun with more memory, in panels of {panel_rows:,} rows; give --memory {-(-need // 2**20)}MB to "
+            "go on, or another --out"
+        )
+
+
+def _taken(dim: int, threads: int, block_rows: int) -> int:
+    """Bytes beside the left rows: scores, the pairs that are scored again, and the right rows."""
+    return threads * (TILE_LEFT * TILE_RIGHT * 4 + 5 * 2**20 * 8) + block_rows * dim * 24
 
 
 def _distributed_panel_rows(left: VectorSource, right: VectorSource, top_k: int) -> int:

@@ -7,7 +7,8 @@ from typing import Any
 
 from schemas.errors import Refused
 from similarity.join import Join, Progress, pin
-from similarity.join_request import JoinRequest, plan_join
+from similarity.join_request import JoinRequest, plan_join, require_room
+from similarity.recall import Recall
 from storage import layout
 from storage.store import canonical_location, open_store
 
@@ -26,6 +27,7 @@ class Joined:
     published_before: int  # panels that an earlier run had left
     panels: int
     forced: tuple[str, ...] = ()
+    recall: Recall | None = None  # of a funnel
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -37,6 +39,8 @@ class Joined:
         told = f"{self.join}: {self.pairs:,} pairs of {self.left_rows:,} x {self.right_rows:,} rows in {self.out}/data"
         if self.threshold is not None:
             told += f", scores of {self.threshold:.4g} and more"
+        if self.recall is not None:
+            told += f", {self.recall.line}"
         if self.published_before:
             return f"{told}; {self.published_before} of {self.panels} panels were there before"
         return f"{told}; {self.seconds:.1f} s, {compared / max(self.seconds, 1e-3):,.0f} comparisons a second"
@@ -61,6 +65,9 @@ def join_here(
         raise Refused(f"--out {out} holds the vectors; give the join a folder of its own")
     store = open_store(location)
     record = pin(store, planned.spec)
+    if not request.distributed:
+        spec, memory = record.spec, request.memory
+        require_room(spec.left, spec.panel_rows, top_k=spec.top_k or 0, memory=memory, threads=request.threads)
     effort = planned.effort(request.threads, max_pairs)
     join = Join(store, record, planned.left, planned.right, effort=effort, progress=progress)
     before = sum(1 for item in store.walk(layout.DATA) if layout.panel_of(item.key) is not None)
@@ -77,4 +84,5 @@ def join_here(
         published_before=before,
         panels=record.spec.panels,
         forced=record.spec.forced,
+        recall=join.recall,
     )

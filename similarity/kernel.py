@@ -5,9 +5,12 @@ float32: that is its score. How far the two may be apart is bounded (similarity/
 Order: score descending, then right row ascending.
 """
 
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,8 +26,12 @@ from similarity.scanning import CHUNK, gamma, product_error, scanned
 #: Chunks that are looked into at a time: more would only take memory.
 _CHUNKS_AT_ONCE = 16_384
 #: Pairs that are looked at again in float32 at a time.
-_PAIRS_AT_ONCE = 1024
+_PAIRS_AT_ONCE = 512
+#: Blocks of right rows in memory as they are scanned, beside the one that is made ready.
+_SCANS_AT_ONCE = 1
 _NO_ROW = np.iinfo(np.int64).max
+Work = TypeVar("Work")
+
 #: Right rows of a tile of which the best are looked for before there is a bound.
 _FIRST_COLUMNS = 4096
 
@@ -86,41 +93,55 @@ def join(
     """
     engine = engine or Engine()
     with engine.pool() as pool:
-        tiles = list(pool.map(lambda block: _Tile(block, wanted, measure, engine), _parts(left, engine.tile_left)))
-        scans = (_Scan(part, measure, engine) for block in right for part in _parts(block, engine.tile_right))
-        for scan in _one_ahead(scans):
-            list(pool.map(scan.of, tiles))
+        tiles = list(
+            pool.map(lambda block: _ScannedTile(block, wanted, measure, engine), parts(left, engine.tile_left))
+        )
+        scans = (_Scan(part, measure, engine) for block in right for part in parts(block, engine.tile_right))
+        under_way: deque[list[Future[None]]] = deque()
+        for scan in one_ahead(scans):  # a thread without a tile of this scan begins with the next one
+            under_way.append([pool.submit(scan.of, tile) for tile in tiles])
+            if len(under_way) > _SCANS_AT_ONCE:
+                _wait(under_way.popleft())
             limit(sum(tile.held for tile in tiles))
-    return _joined([tile.pairs() for tile in tiles])
+        while under_way:
+            _wait(under_way.popleft())
+        limit(sum(tile.held for tile in tiles))
+    return joined_pairs([tile.pairs() for tile in tiles])
 
 
-def _parts(block: Block, size: int) -> Iterator[Block]:
+def _wait(futures: "list[Future[None]]") -> None:
+    for future in futures:
+        future.result()
+
+
+def parts(block: Block, size: int) -> Iterator[Block]:
+    """A block in blocks of at most `size` rows."""
     for at in range(0, len(block), size):
         yield Block(block.first + at, block.vectors[at : at + size])
 
 
-def _one_ahead(scans: Iterator["_Scan"]) -> Iterator["_Scan"]:
-    """Each scan, while the next one is read and made ready beside it."""
+def one_ahead(works: Iterator[Work]) -> Iterator[Work]:
+    """Each work, while the next one is read and made ready beside it."""
     with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        coming = pool.submit(next, scans, None)
-        while (scan := coming.result()) is not None:
-            coming = pool.submit(next, scans, None)
-            yield scan
+        coming = pool.submit(next, works, None)
+        while (work := coming.result()) is not None:
+            coming = pool.submit(next, works, None)
+            yield work
 
 
-def _joined(parts: list[Pairs]) -> Pairs:
-    if not parts:
+def joined_pairs(found: list[Pairs]) -> Pairs:
+    """Pairs of different left rows, put together."""
+    if not found:
         return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
-    return Pairs(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("left", "right", "scores")))
+    return Pairs(*(np.concatenate([getattr(part, name) for part in found]) for name in ("left", "right", "scores")))
 
 
-class _Tile:
+class Tile:
     """Some left rows and the best pairs of theirs so far."""
 
-    def __init__(self, rows: Block, wanted: Wanted, measure: Measure, engine: Engine) -> None:
+    def __init__(self, rows: Block, wanted: Wanted, measure: Measure) -> None:
         self.rows, self._wanted, self._measure = rows, wanted, measure
         self.exact = ExactRows(rows.vectors, measure.left_mean, measure.unit)
-        self.scanned = scanned(self.exact, len(rows), rows.vectors.shape[1], 1, engine)
         self.terms = measure.left(rows.first, len(rows))
         self._kept: list[Pairs] = []  # threshold alone: nothing is ever dropped
         k = wanted.top_k or 0
@@ -142,6 +163,12 @@ class _Tile:
         if self._wanted.after_self:
             return right > own
         return right != own if self._wanted.not_self else np.ones(len(at), np.bool_)
+
+    def own(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where, among `count` right rows from `first` on, a row of this tile meets itself and that is not wanted."""
+        rows = np.arange(max(first, self.rows.first), min(first + count, self.rows.first + len(self.rows)))
+        rows = rows if self._wanted.not_self else rows[:0]
+        return rows - self.rows.first, rows - first
 
     def may_skip(self, block: Block) -> bool:
         return self._wanted.after_self and block.first + len(block) <= self.rows.first + 1
@@ -181,7 +208,7 @@ class _Tile:
             left = np.repeat(self.rows.first + np.arange(len(self.rows)), found.sum(axis=1))
             pairs = Pairs(left, self._right[found], self._scores[found])
         else:
-            kept = _joined(self._kept)
+            kept = joined_pairs(self._kept)
             order = np.lexsort((kept.right, -kept.scores, kept.left))
             pairs = Pairs(self.rows.first + kept.left[order], kept.right[order], kept.scores[order])
         if not np.isfinite(pairs.scores).all():
@@ -190,6 +217,15 @@ class _Tile:
                 f"left row {row} has a product beyond float32 (3.4e38); use --score cosine, or shorter vectors"
             )
         return pairs
+
+
+class _ScannedTile(Tile):
+    """Left rows as a scan multiplies them."""
+
+    def __init__(self, rows: Block, wanted: Wanted, measure: Measure, engine: Engine) -> None:
+        super().__init__(rows, wanted, measure)
+        self.scanned = scanned(self.exact, len(rows), rows.vectors.shape[1], 1, engine)
+        self.lock = threading.Lock()  # two scans may be at it, in any order: what is best does not depend on it
 
 
 class _Scan:
@@ -210,10 +246,13 @@ class _Scan:
             scale /= scale.max(initial=np.finfo(np.float64).tiny)
         self._column_scale = torch.from_numpy(scale.astype(np.float32)).to(engine.device)
 
-    def of(self, tile: _Tile) -> None:
+    def of(self, tile: _ScannedTile) -> None:
         """Give `tile` the pairs of this block that count."""
-        if not len(self._block) or tile.may_skip(self._block):
-            return
+        if len(self._block) and not tile.may_skip(self._block):
+            with tile.lock:
+                self._scan(tile)
+
+    def _scan(self, tile: _ScannedTile) -> None:
         products = self._engine.products(tile.scanned.values, self._scanned.values)
         if tile.top_k and not np.isfinite(tile.bound).all():
             tile.raise_bound(self._reached(tile, products))
@@ -222,13 +261,14 @@ class _Scan:
             at, columns = self._looked_at_again(tile, at, columns)
             tile.add(at, self._block.first + columns, self._exact(tile, at, columns))
 
-    def _least(self, tile: _Tile, products: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _least(self, tile: _ScannedTile, products: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Values of pairs, and (left, chunks) what they must reach for their pair to count, on the device."""
         line = self._measure.line(tile.bound, tile.terms)
         near = gamma(self._engine.precision, self._dim)
         error = abs(line.times) * product_error(tile.scanned, self._scanned, near)
-        if self._measure.is_plain:
-            least = (line.least[:, None] - error) / np.outer(tile.scanned.scale, self._scanned.scale)
+        if not line.weight.any():  # the right rows have no terms of their own
+            scale = line.times * np.outer(tile.scanned.scale, self._scanned.scale)
+            least = (line.least[:, None] - error) / scale
             return products, _rounded_down(least, products)
         one = abs(line.times) * np.outer(tile.scanned.length, self._scanned.length)
         error += 8 * ROUNDOFF * (one + np.outer(np.abs(line.weight), self._most_add))
@@ -241,7 +281,7 @@ class _Scan:
     def _on_device(self, values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(values.astype(np.float32)).to(self._engine.device)
 
-    def _reached(self, tile: _Tile, products: torch.Tensor) -> np.ndarray:
+    def _reached(self, tile: _ScannedTile, products: torch.Tensor) -> np.ndarray:
         """A score, by left row, that `top_k` pairs of this block reach: without a bound all pairs would count.
 
         -inf where the block has too few rows that are wanted.
@@ -250,15 +290,26 @@ class _Scan:
         some = min(2 * tile.top_k, count)  # twice: some may not be wanted
         if some < tile.top_k:
             return np.full(len(tile.rows), -np.inf, np.float32)
-        near = products[:, :count].float() * self._column_scale[:count]
-        columns = torch.topk(near, some, dim=1, sorted=False).indices.cpu().numpy().reshape(-1)
+        columns = self._nearest(products, count, some).cpu().numpy().reshape(-1)
         at = np.repeat(np.arange(len(tile.rows)), some)
         found = self._exact(tile, at, columns)
         found[~tile.allowed(at, self._block.first + columns)] = -np.inf
         reached: np.ndarray = np.partition(found.reshape(-1, some), some - tile.top_k, axis=1)[:, some - tile.top_k]
         return reached
 
-    def _looked_at_again(self, tile: _Tile, at: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _nearest(self, products: torch.Tensor, count: int, some: int) -> torch.Tensor:
+        """int64 (left, some): columns, below `count`, of the greatest products, or nearly so: each of another chunk."""
+        near = products[:, :count].float() * self._column_scale[:count]
+        chunks = count // CHUNK
+        if 2 * some > chunks:
+            return torch.topk(near, some, dim=1, sorted=False).indices
+        most, column = near[:, : chunks * CHUNK].view(len(near), chunks, CHUNK).max(dim=2)
+        best = torch.topk(most, some, dim=1, sorted=False).indices
+        return best * CHUNK + column.gather(1, best)
+
+    def _looked_at_again(
+        self, tile: _ScannedTile, at: np.ndarray, columns: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Those of the pairs that count in float32 too, which is coarser than float64 and takes a third of the time."""
         if self._engine.precision is Precision.FP32:
             return at, columns
@@ -277,7 +328,7 @@ class _Scan:
         good = most + 4 * ROUNDOFF * np.abs(most) >= tile.bound[at]
         return at[good], columns[good]
 
-    def _exact(self, tile: _Tile, at: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    def _exact(self, tile: _ScannedTile, at: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """float32: the scores of pairs, by their places in the tile and in this block; rounded once."""
         c = exact.products(tile.exact, at, self._exact_rows, columns)
         with np.errstate(over="ignore"):  # a score beyond float32 is refused, if it is among those that are wanted

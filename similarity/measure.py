@@ -74,7 +74,7 @@ class Measure:
         if self.is_ratio:  # 2 c / (left + right) >= least: left and right are above zero
             half = np.where(np.isfinite(least), least / 2, 0.0)
             return Line(1.0, -half, np.where(np.isfinite(least), half * left.add, least))
-        return Line(self.times, none + 1.0, least / left.times - left.add)
+        return Line(self.times, none + float(bool(len(self.right_add))), least / left.times - left.add)
 
 
 @dataclass(frozen=True, slots=True)

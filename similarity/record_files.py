@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from schemas.errors import Refused
 from schemas.failures import one_line
 from schemas.redaction import redact
-from storage.ended import require_ended
+from storage.answers import require_ended
 from storage.parquet import open_parquet
 from storage.store import LocalStore, Store, canonical_location, open_store
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from schemas.errors import Refused
 from schemas.failures import one_line
+from schemas.join import Integers
 from schemas.model_cards import Kind
 from schemas.rows import Modality
 from schemas.shard import FOOTER_KEY
@@ -30,7 +31,7 @@ from storage.store import Store, canonical_location, open_store
 _READERS = 16
 _READ_AT_ONCE = 2**23
 #: Rows of a file that are in memory at a time where the caller names no number.
-_STREAMED = 8192
+_STREAMED, _STREAMED_VALUES = 8192, 2**22
 _PARQUET = (".parquet", ".pq")
 #: The column that says where a segment begins.
 START = "start_s"
@@ -56,7 +57,7 @@ class VectorSource:
     id_column: str
     column: str
     dim: int
-    kind: str  # float32 | float64 | float16 | int8 | binary
+    kind: str  # float32 | float64 | float16 | int8 | uint8 | binary
     digest: str  # sha256 over the files' own digests
     modality: str = ""  # "" where nobody says
     space: str = ""  # its digest, likewise
@@ -80,15 +81,20 @@ class VectorSource:
         mine = f"{self.location}/{layout.DATA}" if self.is_job else self.location
         return location == self.location or f"{location}/".startswith(f"{mine}/")
 
-    def blocks(self, first: int = 0, count: int | None = None, *, size: int = 8192) -> Iterator[Block]:
-        """The vectors of `count` rows from `first` on as float32 blocks of at most `size` rows.
+    @property
+    def stretch(self) -> int:
+        """Rows that are read at a time where the caller names no number: 16 MiB of float32, at most."""
+        return max(64, min(_STREAMED, _STREAMED_VALUES // self.dim))
+
+    def blocks(self, first: int = 0, count: int | None = None, *, size: int = 0) -> Iterator[Block]:
+        """The vectors of `count` rows from `first` on as float32 blocks of at most `size` rows (0: some).
 
         Raises Refused for a vector that is null or not finite, StoreError where the files cannot be read.
         """
         end = self.rows if count is None else first + count
         for group in self.groups:
             if group.first < end and group.first + group.rows > first:
-                for block in self._stream(group, size):
+                for block in self._stream(group, size or self.stretch):
                     begin, stop = max(0, first - block.first), min(len(block), end - block.first)
                     if begin < stop:
                         yield Block(block.first + begin, block.vectors[begin:stop])
@@ -147,7 +153,7 @@ class VectorSource:
 
     def _taken(self, group: _Group, rows: np.ndarray) -> np.ndarray:
         parts = [np.zeros((0, self.dim), np.float32)]
-        for block in self._stream(group, _STREAMED):
+        for block in self._stream(group, self.stretch):
             begin, end = np.searchsorted(rows, [block.first, block.first + len(block)])
             parts.append(block.vectors[rows[begin:end] - block.first])
         return np.concatenate(parts)
@@ -158,6 +164,8 @@ class VectorSource:
 
     def _decoded(self, values: np.ndarray) -> np.ndarray:
         if self.kind == "binary":  # a bit is a sign: the cosine of signs is 1 - 2 hamming / dim
+            if values.dtype == np.int8:
+                values = (values.astype(np.int16) + 128).astype(np.uint8)
             return np.unpackbits(values, axis=1, count=self.dim).astype(np.float32) * 2 - 1
         if self.kind == "int8" and self.ranges is not None:
             return self.ranges.values(values)
@@ -165,11 +173,18 @@ class VectorSource:
 
 
 def open_vectors(
-    location: str, *, modality: str | None = None, id_column: str = ID, column: str = VECTOR, known: str = ""
+    location: str,
+    *,
+    modality: str | None = None,
+    id_column: str = ID,
+    column: str = VECTOR,
+    known: str = "",
+    integers: Integers | None = None,
 ) -> VectorSource:
     """The vectors at `location`: a job's folder or URL, or a Parquet file or a folder of such.
 
-    `known` is the digest of files whose ids were looked at before.
+    `known` is the digest of files whose ids were looked at before; `integers` says what int8 and uint8 columns are that
+    no job wrote.
     Raises Refused, and names what is wrong, where there are none that can be compared.
     """
     location = canonical_location(location)
@@ -186,7 +201,7 @@ def open_vectors(
         keys = sorted(item.key for item in store.walk("") if item.key.endswith(_PARQUET) and _is_visible(item.key))
     if not keys:
         raise Refused(f"{location} holds neither a job nor Parquet; give a job's folder, or Parquet with vectors")
-    source = _foreign(store, location, keys, id_column, column, known)
+    source = _foreign(store, location, keys, id_column, column, known, integers)
     if modality not in (None, source.modality):
         told = f"are of {source.modality}" if source.modality else "do not say what they are of"
         raise Refused(f"{location}: modality {modality} is for the folder of a job; these files {told}")
@@ -236,27 +251,37 @@ def _of_job(store: Store, location: str, modality: str | None, column: str) -> V
     )
 
 
-def _foreign(store: Store, location: str, keys: list[str], id_column: str, column: str, known: str) -> VectorSource:
+def _foreign(
+    store: Store,
+    location: str,
+    keys: list[str],
+    id_column: str,
+    column: str,
+    known: str,
+    integers: Integers | None,
+) -> VectorSource:
     schema, groups, footers = _groups(store, keys)
     if id_column not in schema.names:
         raise Refused(f"{location} has no column {id_column}; say which holds the ids ({_names(schema)})")
     _require_ids(schema.field(id_column), location)
-    kind = _kind(schema, column, location)
-    told = declared(footers, location)
-    if kind == "uint8":
-        raise Refused(
-            f"{location}: column {column} is of bytes, and nobody says if they are bits or levels; give floats"
-        )
     if not any(group.rows for group in groups):
         raise Refused(f"{location} has no rows; there is nothing to compare")
+    kind, width = _kind(schema, column, location), _dim(store, groups, schema, column, location)
+    told = declared(footers, location)
+    if kind in ("int8", "uint8") and integers is None:
+        raise Refused(
+            f"{location}: nothing says what the {kind} of column {column} mean; say --integers numbers if they are "
+            "plain numbers, --integers bits if each holds eight signs, or give the folder of the job that wrote them"
+        )
+    are_bits = kind in ("int8", "uint8") and integers is Integers.BITS
     source = VectorSource(
         store=store,
         location=location,
         groups=groups,
         id_column=id_column,
         column=column,
-        dim=_dim(store, groups, schema, column, location),
-        kind=kind,
+        dim=width * 8 if are_bits else width,
+        kind="binary" if are_bits else kind,
         digest=_digest(_file_digest(store, key) for key in keys),
         modality=told.modality if told else "",
         space=told.space if told else "",

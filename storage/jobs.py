@@ -1,6 +1,7 @@
 """Jobs in a store: created once, opened by anyone."""
 
 import datetime
+import json
 from dataclasses import dataclass
 
 from schemas.errors import Conflict, NotFound, SpecMismatch
@@ -57,15 +58,6 @@ def find_job(store: Store) -> Job | None:
     return open_job(store) if store.size(layout.JOB) is not None else None
 
 
-def require_no_answers(store: Store) -> None:
-    """Raise SpecMismatch where a join or a dedup lies: its files would be taken for the job's."""
-    for record in (layout.JOIN, layout.DEDUP):
-        if store.size(record) is not None:
-            raise SpecMismatch(
-                f"{store.url} holds a {record.removesuffix('.json')}; give the job a folder of its own with --out"
-            )
-
-
 def create_job(store: Store, record: JobRecord) -> Job:
     """Pin `record`; where someone was first with the same spec and plan, theirs is the job.
 
@@ -84,6 +76,12 @@ def add_round(job: Job, plan: PlanRecord) -> None:
     key, data = layout.retry_key(plan.round), plan_to_json(plan)
     if not job.store.create(key, data) and job.store.get(key) != data:  # else ours, whose reply was lost
         raise Conflict(f"another retry of {job.id} began at the same moment; look at `embedmill status`")
+
+
+def write_stopped(job: Job, why: str) -> None:
+    """Say in the store why the job stopped, for `status` and `watch`."""
+    if not job.is_cancelled():
+        job.store.replace(layout.STOPPED, json.dumps({"why": why}).encode() + b"\n")
 
 
 def now() -> str:

@@ -9,6 +9,7 @@ JOIN = "join.json"  # of a join, which has no job.json
 DEDUP = "dedup.json"  # of a dedup, which has no job.json either
 CLUSTERS = "clusters.parquet"  # of a dedup: the rows that have copies
 KEEP = "keep.parquet"  # of a dedup: the ids of the rows that stay
+ALIKE, NEAR = "alike", "near"  # of a dedup, below stage/: rows with the same vector; what hangs together
 CANCELLED = "control/cancelled.json"  # present while a job is cancelled
 STOPPED = "control/stopped.json"  # present while a job is stopped, and why
 LIMITS = "control/limits.json"  # of a distributed join or dedup: what its workers may make
@@ -80,6 +81,10 @@ def rejects_key(digest: str) -> str:
 
 def sample_key(digest: str) -> str:
     return f"{PLAN}/sample-{digest[:12]}.parquet"
+
+
+def reuse_key(digest: str) -> str:
+    return f"{PLAN}/reuse-{digest[:12]}.parquet"
 
 
 def retry_key(round_: int) -> str:

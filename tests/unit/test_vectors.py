@@ -114,7 +114,7 @@ def test_files_that_are_no_one_data_set(tmp_path: Path) -> None:
 
     for place, keep, why in (
         (empty, (), "has no rows"),
-        (tmp_path / "bytes.parquet", (), "nobody says if they are bits or levels"),
+        (tmp_path / "bytes.parquet", (), "nothing says what the uint8"),
         (tmp_path / "dims", (), "not of one type in all files"),
         (tmp_path / "titles", ("title",), "no column title of one plain type"),
     ):
