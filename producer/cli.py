@@ -14,19 +14,24 @@ import typer
 from producer.cli_dedup import dedup
 from producer.cli_eval import evaluate
 from producer.cli_join import join
+from producer.cli_monitor import monitor
 from producer.cli_rerank import rerank
 from producer.cli_search import search
 from producer.error_limit import ErrorLimit
 from producer.job_options import AllowUnpinned, OnlyModality, SizeName, seconds_of, takes_job
-from schemas.errors import EmbedmillError, Refused
+from producer.spend_options import Deadline, MaxCost, Price, SpendWords, spend_words
+from schemas.errors import EmbedmillError, LimitReached, Refused
 
 if TYPE_CHECKING:
+    from prometheus_client.registry import CollectorRegistry
+
     from producer.board import RedisBoard
     from producer.broker import EmbeddedBroker
     from producer.coordinator import Progress
     from producer.doctor import Finding
     from producer.prepare import JobRequest
     from producer.screen import Screen
+    from producer.spending import SpendLimit
     from producer.status import JobStatus
     from schemas.model_cards import ModelCard
     from storage.jobs import Job
@@ -36,7 +41,8 @@ if TYPE_CHECKING:
 
 EPILOG = (
     "Exit codes: 0 all rows have a vector; 1 finished, with failures; 2 refused (usage, spec, unsafe); "
-    "3 stopped and resumable; 70 worker must restart; 71 device must not be used again."
+    "3 stopped and resumable; 4 the same, by --max-cost or --deadline; 70 worker must restart; "
+    "71 device must not be used again."
 )
 
 app = typer.Typer(
@@ -80,6 +86,15 @@ Roots = Annotated[
     list[str],
     typer.Option("--root", help="A folder or s3:// prefix that jobs and media may lie in. Repeatable."),
 ]
+Metrics = Annotated[
+    str,
+    typer.Option(
+        "--metrics",
+        metavar="[HOST:]PORT",
+        help="Serve /metrics for Prometheus there; beyond 127.0.0.1 only with EMBEDMILL_METRICS_TOKEN set.",
+        envvar="EMBEDMILL_METRICS",
+    ),
+]
 MaxErrors = Annotated[
     int,
     typer.Option("--max-errors", min=0, help="Stop when more rows than this failed; 0: any number may fail."),
@@ -93,6 +108,8 @@ MaxErrorRate = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for scripts.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.", envvar="EMBEDMILL_QUIET")]
 
+#: Seconds that workers get to end their shard when a limit is reached: it is paid for already.
+_DRAIN_S = 120.0
 #: Seconds that workers get to end their shard after Ctrl-C.
 _GRACE_S = 20.0
 #: Characters of a key that nobody tries out.
@@ -108,6 +125,9 @@ def run(
     workers: WorkerCount = 0,
     max_errors: MaxErrors = 0,
     max_error_rate: MaxErrorRate = 0.5,
+    price: Price = None,
+    max_cost: MaxCost = 0.0,
+    deadline: Deadline = "",
     broker_url: BrokerUrl = "",
     insecure_broker: InsecureBroker = False,
     as_json: Json = False,
@@ -134,9 +154,10 @@ def run(
     from producer.prepare import prepare_job, resume
     from producer.screen import open_screen
 
-    again = command_line()
+    again, spend = command_line(), spend_words(price, max_cost, deadline)
     with open_screen(quiet=quiet or as_json) as screen:
         job = prepare_job(request, progress=screen.planning)
+    spend.limit_for(job.record.spec.size)
     resume(job)
     drive_here(
         job,
@@ -147,6 +168,7 @@ def run(
         quiet=quiet,
         again=again,
         limit=ErrorLimit(rows=max_errors, rate=max_error_rate),
+        spend=spend,
     )
 
 
@@ -179,6 +201,9 @@ def submit(
     broker_url: BrokerUrl,
     max_errors: MaxErrors = 0,
     max_error_rate: MaxErrorRate = 0.5,
+    price: Price = None,
+    max_cost: MaxCost = 0.0,
+    deadline: Deadline = "",
     insecure_broker: InsecureBroker = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -200,6 +225,7 @@ def submit(
         broker_url=broker_url,
         insecure=insecure_broker,
         limit=ErrorLimit(rows=max_errors, rate=max_error_rate),
+        spend=spend_words(price, max_cost, deadline),
         as_json=as_json,
         quiet=quiet,
     )
@@ -213,8 +239,14 @@ def status(out: JobFolder, broker_url: BrokerUrl = "", as_json: Json = False) ->
     embedmill status vectors
 
     Read from the job's folder alone; with --broker-url also from Redis. Exits 0 when all rows have a vector, 1 when the
-    job is finished with failures, 3 when rows are left.
+    job is finished with failures, 3 when rows are left. Of a join or a dedup: how many panels are done.
     """
+    from storage.answers import answer_in
+    from storage.store import canonical_location, open_store
+
+    store = open_store(canonical_location(out))
+    if answer_in(store):
+        raise typer.Exit(_show_standing(store, as_json=as_json))
     raise typer.Exit(show_status(_job(out), as_json=as_json, broker_url=broker_url))
 
 
@@ -232,11 +264,12 @@ def watch(
     Exits like `status`.
     """
     from producer.interrupts import Interrupted, interruptible
-    from producer.screen import open_screen
+    from producer.screen import Words, open_screen
     from producer.status import JobState, job_status
 
     job, board = _job(out), _board(broker_url)
-    with contextlib.suppress(Interrupted), interruptible(), open_screen() as screen:
+    words = Words.of(job.record.spec.kind)
+    with contextlib.suppress(Interrupted), interruptible(), open_screen(words=words) as screen:
         while (seen := job_status(job, board)).state in (JobState.PLANNED, JobState.UNFINISHED):
             screen.show(_progress_of(seen))
             time.sleep(every)
@@ -407,13 +440,14 @@ def gc(
     from dataclasses import asdict
 
     from producer.leftovers import find_leftovers, remove
+    from storage.answers import answer_in
     from storage.jobs import find_job, open_job
     from storage.store import canonical_location, open_store
 
     store = open_store(canonical_location(out))
     job = find_job(store)
     found = list(find_leftovers(store, job, older_than_s=seconds_of(older_than), now=time.time()))
-    if job is None and not found:
+    if job is None and not found and not answer_in(store):
         open_job(store)  # says that there is none
     if delete:
         found = [leftover for leftover in found if remove(leftover, store, job)]
@@ -471,6 +505,7 @@ def worker(
             envvar="EMBEDMILL_ALLOW_PRIVATE",
         ),
     ] = False,
+    metrics: Metrics = "",
     insecure_broker: InsecureBroker = False,
 ) -> None:
     """Serve the queues of a Redis with this machine's devices.
@@ -503,8 +538,13 @@ def worker(
         modalities=tuple(Modality(m.value) for m in modality or ()),
         queues=tuple(name.strip() for name in queues.split(",") if name.strip()),
     )
-    fleet = Fleet(crew)
     first = crew[0]
+    counts = tempfile.TemporaryDirectory(prefix="embedmill-counts-") if metrics else None
+    if counts is not None:
+        from workers.metrics import fleet_registry
+
+        serve_metrics(fleet_registry(Path(counts.name)), metrics)
+    fleet = Fleet(crew, counts=Path(counts.name) if counts else None)
     _say(f"{len(crew)} workers on {first.device} ({first.size}) serve {', '.join(first.queues)}; Ctrl-C ends them")
     try:
         with interruptible():
@@ -516,6 +556,8 @@ def worker(
         _say("ending: shards in work are finished first; once more ends at once")
     finally:
         _stop(fleet, _GRACE_S)
+        if counts is not None:
+            counts.cleanup()
 
 
 @app.command(epilog=EPILOG)
@@ -523,6 +565,7 @@ def coordinate(
     root: Roots,
     broker_url: BrokerUrl,
     insecure_broker: InsecureBroker = False,
+    metrics: Metrics = "",
     until_idle: Annotated[bool, typer.Option("--until-idle", help="End when no submitted job is left.")] = False,
 ) -> None:
     """Drive every submitted job: fill the queues, send again what was lost, finish.
@@ -538,7 +581,12 @@ def coordinate(
     from producer.task_queue import CeleryQueue
 
     url = _safe(broker_url, insecure_broker)
-    foreman = Foreman(tuple(root), board=RedisBoard(url), queue=CeleryQueue(url, key=message_key()), say=_say)
+    board = RedisBoard(url)
+    foreman = Foreman(tuple(root), board=board, queue=CeleryQueue(url, key=message_key()), say=_say)
+    if metrics:
+        from producer.coordinator_metrics import coordinator_registry
+
+        serve_metrics(coordinator_registry(foreman, board.workers), metrics)
     try:
         with interruptible():
             while foreman.tick() or not until_idle:
@@ -787,6 +835,7 @@ def _show_card(card: "ModelCard", known: "KnownModel | None", *, as_json: bool, 
 
 
 app.command(epilog=EPILOG)(dedup)
+app.command(epilog=EPILOG)(monitor)
 app.command(epilog=EPILOG)(rerank)
 app.command("eval", epilog=EPILOG)(evaluate)
 app.command(epilog=EPILOG)(search)
@@ -863,17 +912,19 @@ def drive_here(
     quiet: bool,
     again: str,
     limit: ErrorLimit | None = None,
+    spend: SpendWords | None = None,
 ) -> None:
     """Take `job` to its end with workers of this machine; exits with the job's code."""
     from producer.interrupts import Interrupted, interruptible
-    from producer.screen import open_screen
+    from producer.screen import Words, open_screen
     from producer.status import JobState, job_status
 
     before, started = job_status(job), time.monotonic()
     if before.state is JobState.FINISHED:
         raise typer.Exit(_show_end(job, as_json=as_json, seconds=None, done_before=before.rows))
     try:
-        with interruptible(), open_screen(quiet=quiet or as_json) as screen:
+        words = Words.of(job.record.spec.kind)
+        with interruptible(), open_screen(quiet=quiet or as_json, words=words) as screen:
             _mill(
                 job,
                 screen,
@@ -881,10 +932,15 @@ def drive_here(
                 broker_url=broker_url,
                 insecure=insecure,
                 limit=limit,
+                spend=(spend or SpendWords()).limit_for(job.record.spec.size),
             )
     except Interrupted:
         _say(f"stopped; to go on: {again}")
         raise typer.Exit(3) from None
+    except LimitReached:
+        seconds = time.monotonic() - started
+        _show_end(job, as_json=as_json, seconds=seconds, done_before=before.rows_ok + before.failed)
+        raise
     except EmbedmillError:
         _say(f"to go on: {again}")
         raise
@@ -898,6 +954,7 @@ def submit_job(
     broker_url: str,
     insecure: bool,
     limit: ErrorLimit,
+    spend: SpendWords | None = None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -911,20 +968,29 @@ def submit_job(
     board.workers()  # an unreachable Redis is said before a long plan
     with open_screen(quiet=quiet or as_json) as screen:
         job = prepare(screen.planning)
+    spending = (spend or SpendWords()).limit_for(job.record.spec.size)
     resume(job)
-    job.store.replace(layout.SUBMITTED, limit.to_json())
+    job.store.replace(layout.SUBMITTED, limit.to_json(spend_limit=spending.to_dict()))
     board.uncancel(job.id)
     board.submit(job.id, job.store.url)
     show_status(job, as_json=as_json, broker_url=broker_url)
 
 
 def _mill(
-    job: "Job", screen: "Screen", *, count: int, broker_url: str, insecure: bool, limit: ErrorLimit | None
+    job: "Job",
+    screen: "Screen",
+    *,
+    count: int,
+    broker_url: str,
+    insecure: bool,
+    limit: ErrorLimit | None,
+    spend: "SpendLimit",
 ) -> None:
     """A broker, a fleet and a coordinator, for the length of one job."""
     from dataclasses import replace
 
     from producer.board import RedisBoard
+    from producer.cancelling import wait_for_workers
     from producer.driving import drive
     from producer.interrupts import Interrupted
     from producer.task_queue import CeleryQueue
@@ -945,7 +1011,11 @@ def _mill(
         try:
             fleet.start()
             board, queue = RedisBoard(url), CeleryQueue(url, key=message_key())
-            drive(job, board=board, queue=queue, screen=screen, crew=fleet, broker=broker, limit=limit)
+            drive(job, board=board, queue=queue, screen=screen, crew=fleet, broker=broker, limit=limit, spend=spend)
+        except LimitReached:
+            screen.say("a limit is reached: shards in work are finished first")
+            wait_for_workers(job, board, timeout_s=_DRAIN_S)
+            raise
         except Interrupted:
             screen.say("stopping: shards in work are finished first; Ctrl-C again stops at once")
             grace = _GRACE_S
@@ -1005,6 +1075,15 @@ def _sensible_count(shards: int) -> int:
     return max(1, min(usable_cores(), shards))
 
 
+def serve_metrics(registry: "CollectorRegistry", address: str) -> None:
+    """Serve `registry` at `address` for as long as this process lives; says where."""
+    from producer.metrics_server import MetricsServer, address_of
+
+    host, port = address_of(address)
+    server = MetricsServer(registry, host=host, port=port, token=os.environ.get("EMBEDMILL_METRICS_TOKEN", ""))
+    _say(f"metrics at http://{host}:{server.port}/metrics")
+
+
 def message_key() -> str:
     """The key that messages are signed with, or ""; raises Refused for one that could be guessed."""
     from schemas.settings import Settings
@@ -1024,10 +1103,29 @@ def _safe(broker_url: str, insecure: bool) -> str:
 
 
 def _job(out: str) -> "Job":
+    from schemas.errors import Refused
+    from storage.answers import answer_in
     from storage.jobs import open_job
     from storage.store import canonical_location, open_store
 
-    return open_job(open_store(canonical_location(out)))
+    store = open_store(canonical_location(out))
+    kind = answer_in(store)
+    if kind:
+        raise Refused(
+            f"{out} holds a {kind} and no job: `status`, `verify` and `gc` work on it, `embedmill {kind}` goes on"
+        )
+    return open_job(store)
+
+
+def _show_standing(store: "Store", *, as_json: bool) -> int:
+    """Say how far a join or a dedup is."""
+    import json
+
+    from similarity.standing import standing
+
+    seen = standing(store)
+    print(json.dumps(seen.to_dict()) if as_json else "\n".join(seen.lines()))
+    return 0 if seen.finished else 3
 
 
 def _board(broker_url: str) -> "RedisBoard | None":

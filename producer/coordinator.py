@@ -14,6 +14,8 @@ import numpy as np
 
 from producer.board import Board
 from producer.error_limit import ErrorLimit
+from producer.spending import Spending, SpendLimit
+from producer.tally import Tally
 from producer.task_queue import TaskQueue
 from producer.turns import Turns
 from producer.work import Cut, Work
@@ -93,11 +95,14 @@ class Coordinator:
         queue: TaskQueue,
         turns: Turns | None = None,
         limit: ErrorLimit | None = None,
+        spending: Spending | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._work, self._board, self._queue, self._clock = work, board, queue, clock
         self._turns = turns or Turns(clock)
         self._limit = limit or ErrorLimit()
+        self._spending = spending or Spending(SpendLimit(), clock=clock)
+        self.tally = Tally(published_at=clock())
         self._size_of: dict[int, str] = {}  # of shards that were too large for the job's own size
         self._cuts = work.cuts()
         self._published: dict[int, bool] = {n: False for cut in self._cuts for n in cut.shards()}
@@ -122,7 +127,8 @@ class Coordinator:
         """Look around once and do what is due.
 
         An unreachable Redis or store is no error, but a note: the other is looked at all the same.
-        Raises Stopped when a shard failed MAX_ERRORS times, more rows failed than are borne, or the job was cancelled.
+        Raises Stopped when a shard failed MAX_ERRORS times, more rows failed than are borne, or the job was cancelled;
+        LimitReached when it has cost what it may, or its time is over.
         """
         workers, note, unlisted = 0, "", ""
         if self._clock() - self._listed_at >= self._listing_pause:
@@ -139,7 +145,9 @@ class Coordinator:
         if self._done:  # reports are hints: only the store's word ends a job
             unlisted = self._try_to_list()
         self._stop_over_limit()
-        return self._progress(workers, note or unlisted, done=self._done and not unlisted)
+        progress = self._progress(workers, note or unlisted, done=self._done and not unlisted)
+        self._spending.stop_if_exceeded(progress.shards - progress.published)
+        return progress
 
     def release(self) -> None:
         """Let another coordinator take over at once."""
@@ -187,11 +195,20 @@ class Coordinator:
                 self._published[shard] = False
                 self._counted.discard(shard)
                 self._lane_of(shard).waiting.append(shard)
+        self.tally.left = self._left()
         self._recall_cancel = True
         with contextlib.suppress(StoreError):  # the limit on failures then sees fewer; the listing stands
             self._count_failures(unreported)
         self._listed_at = self._clock()
         self._listing_pause = max(LISTING_EVERY_S, 20 * (self._listed_at - started))
+
+    def _left(self) -> dict[str, int]:
+        """Shards that are not published, by queue: those that wait, and those that are sent or in work."""
+        there = self._published
+        left = Counter({lane.queue: sum(not there[n] for n in lane.waiting) for lane in self._lanes.values()})
+        left.update(sent.queue for sent in self._sent.values())
+        left.update(self._lane_of(shard).queue for shard in self._later)
+        return dict(left)
 
     def _count_failures(self, unreported: set[int]) -> None:
         """Read what failed in shards that no worker told of: from before this coordinator, or a lost report."""
@@ -221,11 +238,14 @@ class Coordinator:
         for shard in [shard for shard, due in self._later.items() if due <= self._clock()]:
             del self._later[shard]
             self._lane_of(shard).waiting.append(shard)
-        self._resend_lost(self._board.leased(self._work.id, self._sent))
+        leased = self._board.leased(self._work.id, self._sent)
+        self._spending.note(leased)
+        self._resend_lost(leased)
         self._top_up()
         return ""
 
     def _heed(self, report: ShardReport) -> None:
+        self._spending.report(report.shard, sum(report.seconds.values()))
         if report.shard not in self._published or report.plan != self._cut_of(report.shard).digest:
             return
         if report.outcome in ("published", "lost", "skipped"):
@@ -263,6 +283,7 @@ class Coordinator:
             self._lane_of(report.shard).waiting.append(report.shard)
 
     def _count_error(self, report: ShardReport) -> None:
+        self.tally.errors += 1
         workers = self._errors.setdefault(report.shard, [])
         workers.append(report.worker)
         self._say_once(report)
@@ -288,6 +309,7 @@ class Coordinator:
     def _count_unfit(self, report: ShardReport) -> None:
         """A worker that cannot do this job: the shard goes to another, unless no worker can."""
         self._unfit += 1
+        self.tally.unfit += 1
         self._unfit_workers.add(report.worker)
         self._say_once(report)
         if self._unfit >= MAX_UNFIT and self._serving(self._board.workers()) <= self._unfit_workers:
@@ -306,6 +328,8 @@ class Coordinator:
             self._later[shard] = self._clock() + seconds
 
     def _mark_published(self, shard: int) -> None:
+        if not self._published[shard]:
+            self.tally.published_at = self._clock()
         self._published[shard] = True
         sent = self._sent.pop(shard, None)
         if sent is not None:
@@ -315,12 +339,14 @@ class Coordinator:
         now = self._clock()
         depths = {lane.queue: self._board.depth(lane.queue) for lane in self._lanes.values()}
         served = {queue for worker in self._board.workers() for queue in worker.queues} if self._size_of else set()
+        self.tally.leased, self.tally.depths, self.tally.ages_s = len(leased), depths, {}
         for shard in leased:
             self._note_taken(shard, self._sent[shard])
             self._sent[shard].at = now
         for shard, sent in [item for item in self._sent.items() if item[0] not in leased]:
             overtaken = sent.order < self._lane_of(shard).taken  # queues are first in, first out
             silent_s = now - sent.at
+            self.tally.ages_s[sent.queue] = max(silent_s, self.tally.ages_s.get(sent.queue, 0.0))
             if shard in self._size_of and sent.queue not in served and silent_s > UNSERVED_S:
                 del self._size_of[shard]  # the larger device is gone: the job's own size says what becomes of the row
                 self._send_again(shard)
@@ -329,6 +355,7 @@ class Coordinator:
                 self._send_again(shard)
 
     def _send_again(self, shard: int) -> None:
+        self.tally.resent += 1
         del self._sent[shard]
         self._lane_of(shard).waiting.appendleft(shard)
 
@@ -360,6 +387,7 @@ class Coordinator:
         except BrokerError:
             lane.waiting.extendleft(reversed(batch))
             raise
+        self.tally.sent += len(messages)
         for shard in batch:
             self._order += 1
             self._sent[shard] = _Sent(lane.queue, self._order, self._clock())

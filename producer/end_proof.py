@@ -14,11 +14,14 @@ from storage.jobs import Job
 def prove_end(job: Job, snapshot: Snapshot, listed: dict[str, dict[str, Any]], verdict: Verdict) -> None:
     """Compare each manifest with what was read; `listed` holds what a manifest must say of each published shard."""
     ended = [plan for plan in snapshot.rounds if plan.round in snapshot.ended]
+    with_receipt = False
     for plan in ended:
         try:
-            _prove_manifest(job, plan, listed, verdict)
+            with_receipt |= _prove_manifest(job, plan, listed, verdict)
         except DAMAGE as err:
             verdict.blame(f"{layout.manifest_key(plan.round)}: {first_line(err)}")
+    if with_receipt:
+        _prove_receipt(job, verdict)
     for key in (layout.STATS, layout.VIEWS) if ended else ():
         try:
             data = _read(job, key, verdict)
@@ -36,7 +39,16 @@ def as_listed(proof: ShardProof) -> dict[str, Any]:
     return {"key": file.key, "bytes": file.size, "sha256": file.sha256, "attempt": footer.attempt} | counts
 
 
-def _prove_manifest(job: Job, plan: PlanRecord, listed: dict[str, dict[str, Any]], verdict: Verdict) -> None:
+def _prove_receipt(job: Job, verdict: Verdict) -> None:
+    try:
+        if unsealed(_read(job, layout.RECEIPT, verdict))["job"] != job.id:
+            verdict.blame(f"{layout.RECEIPT} is of another job")
+    except DAMAGE as err:
+        verdict.blame(f"{layout.RECEIPT}: {first_line(err)}")
+
+
+def _prove_manifest(job: Job, plan: PlanRecord, listed: dict[str, dict[str, Any]], verdict: Verdict) -> bool:
+    """Returns whether the round's end wrote a receipt."""
     key = layout.manifest_key(plan.round)
     manifest = unsealed(_read(job, key, verdict))
     said = {name: manifest[name] for name in ("job", "round", "space", "rejects")}
@@ -54,6 +66,7 @@ def _prove_manifest(job: Job, plan: PlanRecord, listed: dict[str, dict[str, Any]
             _read(job, name, verdict)
         if (verdict.digests[name].size, verdict.digests[name].sha256) != (entry["bytes"], entry["sha256"]):
             verdict.blame(f"{name}: it is not the file that {key} lists")
+    return bool(manifest.get("receipt"))
 
 
 def _read(job: Job, key: str, verdict: Verdict) -> bytes:

@@ -1,4 +1,4 @@
-"""The end of a job: manifest.json, stats.npz and views.sql, and what died on the way is swept."""
+"""The end of a job: manifest.json, stats.npz, views.sql and receipt.json, and what died on the way is swept."""
 
 import hashlib
 import io
@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 
+from producer.job_receipt import receipt_of, sealed_receipt
 from producer.outcomes import PublishedFile, count_outcomes, published_files
 from producer.read_ahead import read_ahead
 from schemas.errors import StoreError
@@ -43,8 +44,13 @@ def finish_job(job: Job) -> None:
     described = list(_described(job, files, moments))
     job.store.replace(layout.STATS, sealed_at_end(_with_comment(moments.to_npz(), seal_note(job.id))))
     job.store.replace(layout.VIEWS, sealed_at_end(f"{views_sql(job)}-- {seal_note(job.id)}".encode()))
+    receipt = receipt_of(job, (file.footer for file in files))
+    if receipt is not None:
+        job.store.replace(layout.RECEIPT, sealed_receipt(job, receipt, None))
     for plan in rounds:
-        job.store.create(layout.manifest_key(plan.round), _manifest(job, plan, files, described))
+        job.store.create(
+            layout.manifest_key(plan.round), _manifest(job, plan, files, described, with_receipt=receipt is not None)
+        )
     if isinstance(job.store, LocalStore):
         job.store.sweep()
 
@@ -110,7 +116,9 @@ def _read(job: Job, file: PublishedFile) -> tuple[str, np.ndarray]:
     return hashlib.sha256(data).hexdigest(), first.astype(np.float32, copy=False)
 
 
-def _manifest(job: Job, plan: PlanRecord, files: list[PublishedFile], described: list[dict[str, object]]) -> bytes:
+def _manifest(
+    job: Job, plan: PlanRecord, files: list[PublishedFile], described: list[dict[str, object]], *, with_receipt: bool
+) -> bytes:
     outcomes = count_outcomes(job, files)
     return sealed(
         {
@@ -125,6 +133,7 @@ def _manifest(job: Job, plan: PlanRecord, files: list[PublishedFile], described:
             "rejects": job.record.plan.rejects,
             "files": described,
             "others": _others(job, plan, files),
+            "receipt": layout.RECEIPT if with_receipt else None,
         }
     )
 

@@ -1,7 +1,6 @@
 """The foreman: one coordinator process that drives every submitted job it finds."""
 
 import contextlib
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -10,13 +9,15 @@ from producer.board import Board
 from producer.coordinator import Coordinator, Progress
 from producer.error_limit import ErrorLimit
 from producer.finish import finish_job
+from producer.spending import SpendLimit, spending_of
+from producer.tally import Tally
 from producer.task_queue import TaskQueue
 from producer.turns import Turns
 from producer.work import JobWork
 from schemas.errors import EmbedmillError, Refused, Stopped
 from schemas.redaction import redact
 from storage import layout
-from storage.jobs import Job, find_job
+from storage.jobs import Job, find_job, write_stopped
 from storage.store import canonical_location, open_store, require_within
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ class Foreman:
         self._clock, self._looked_at = time.monotonic, -1e9
         self._turns = Turns()
         self._driven: dict[str, tuple[Job, Coordinator]] = {}
+        self.progress: dict[str, Progress] = {}  # of each job at the last tick
+        self.finished = self.stopped = 0  # jobs
         self._refused: set[str] = set()
         self._complaints: dict[str, str] = {}
 
@@ -48,9 +51,17 @@ class Foreman:
                     self._finish(job, coordinator)
             except EmbedmillError as err:
                 if isinstance(err, Stopped):
-                    _write_down(job, str(err))
+                    self.stopped += 1
+                    with _tolerated(job.store.url):
+                        write_stopped(job, str(err))
                 self._leave(job, coordinator, str(err), for_good=isinstance(err, Stopped))
+        self.progress = progress
         return progress
+
+    @property
+    def tallies(self) -> dict[str, Tally]:
+        """What the coordinator of each job counted."""
+        return {job_id: coordinator.tally for job_id, (_, coordinator) in list(self._driven.items())}
 
     def release(self) -> None:
         """Let another coordinator take over at once."""
@@ -80,9 +91,14 @@ class Foreman:
             job = find_job(open_store(place))
             if job is None or job.is_cancelled() or all(job.is_finished(plan) for plan in job.rounds()):
                 return
-            limit = ErrorLimit.from_json(job.store.get(layout.SUBMITTED))
+            told = job.store.get(layout.SUBMITTED)
             coordinator = Coordinator(
-                JobWork(job), board=self._board, queue=self._queue, turns=self._turns, limit=limit
+                JobWork(job),
+                board=self._board,
+                queue=self._queue,
+                turns=self._turns,
+                limit=ErrorLimit.from_json(told),
+                spending=spending_of(job, SpendLimit.from_json(told)),
             )
         except (EmbedmillError, ValueError) as err:
             self._complain(location, str(err), for_good=isinstance(err, Refused | ValueError))
@@ -101,6 +117,7 @@ class Foreman:
 
     def _finish(self, job: Job, coordinator: Coordinator) -> None:
         finish_job(job)
+        self.finished += 1
         self._leave(job, coordinator, "finished", for_good=True)
 
     def _leave(self, job: Job, coordinator: Coordinator, why: str, *, for_good: bool) -> None:
@@ -113,13 +130,6 @@ class Foreman:
                     job.store.delete(layout.SUBMITTED)
                     self._board.strike_off(job.id)
                     self._board.withdraw(job.id)
-
-
-def _write_down(job: Job, why: str) -> None:
-    """Say in the store why the job stopped, for `status` and `watch`."""
-    with _tolerated(job.store.url):
-        if not job.is_cancelled():
-            job.store.replace(layout.STOPPED, json.dumps({"why": why}).encode() + b"\n")
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from schemas.errors import ManifestError
 from schemas.failures import Reject
 from schemas.redaction import redact
 from storage import layout
+from storage.answers import require_ended
 from storage.store import canonical_location, open_store
 
 #: Names of the columns that pairs are known by, those of the queries first.
@@ -18,7 +19,7 @@ NAMES = (("query_id", "item_id"), ("left_id", "right_id"))
 
 
 def open_pairs(location: str) -> Manifest:
-    """The pairs at `location`; raises ManifestError where there are none that can be read."""
+    """The pairs at `location`; raises ManifestError where none can be read, Refused while some are missing."""
     files = [] if _is_file(location) else _published_files(location)
     return PairFolder(location, files) if files else open_manifest(location)
 
@@ -88,8 +89,9 @@ def _is_file(location: str) -> bool:
 
 
 def _published_files(location: str) -> list[str]:
-    """The Parquet files below data/ of a folder, in their order."""
+    """The Parquet files below data/ of a folder, in their order; raises Refused where more of them are to come."""
     store = open_store(canonical_location(location))
+    require_ended(store)
     keys = [item.key for item in store.walk(layout.DATA) if item.key.endswith(".parquet")]
     return [f"{store.url.rstrip('/')}/{key}" for key in sorted(keys)]
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from producer.duplicates import DuplicateFinder
 from producer.shard_proof import DAMAGE, ShardTask, first_line
 from producer.snapshot import Snapshot
 from producer.verdict import Verdict, digest_of
@@ -14,6 +13,7 @@ from schemas.recipe import OutputType
 from schemas.sealed import unsealed
 from schemas.shard import ShardEntry
 from storage import layout
+from storage.duplicates import DuplicateFinder
 from storage.jobs import Job
 from storage.parquet import ID
 from storage.parquet_seal import check_seal

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from producer.duplicates import DuplicateFinder
 from producer.manifest import Manifest
 from producer.parsing import RowParser, require_columns
 from schemas.errors import ManifestError
@@ -16,6 +15,7 @@ from schemas.job import JobSpec, PlanRecord
 from schemas.model_cards import PIXELS_PER_TOKEN, ModelCard
 from schemas.recipe import OutputType, Recipe
 from schemas.rows import ManifestRow, Modality, Part
+from storage.duplicates import DuplicateFinder
 from storage.plans import PlanWriter
 from storage.sample import RowSample
 from storage.store import Store

@@ -19,6 +19,7 @@ from schemas.model_cards import ModelCard
 from schemas.rows import Modality
 from schemas.space import Space
 from storage import layout
+from storage.answers import require_no_answer
 from storage.jobs import Job, create_job, find_job, now
 from storage.model_files import resolve_model
 from storage.store import Store, canonical_location, open_store, require_create_only
@@ -65,6 +66,7 @@ def prepare_job(request: JobRequest, *, progress: Callable[[int], None] | None =
     card = resolve_model(request.model, allow_unpinned=request.allow_unpinned).card
     space = Space.of(card, recipe_for(card, request.wishes))
     spec = _spec(request, card)
+    require_no_answer(store)
     found = find_job(store)
     if found is not None:
         return same_job(found, dataclasses.replace(spec, manifest_sha256=manifest_sha256(spec.manifest)), space)
@@ -121,7 +123,7 @@ def same_job(found: Job, spec: JobSpec, space: Space) -> Job:
     differences = found.record.spec.differences(spec)
     mine, theirs = found.record.space.fields(), space.fields()
     differing = [name for name in found.record.space.differences(space) if name not in ("model_digest", "dim")]
-    differences += [f"{name}: {mine[name]} / {theirs[name]}" for name in differing]
+    differences += [f"{name}: {mine.get(name)} / {theirs.get(name)}" for name in differing]
     changed = [_CHANGED[d.partition(":")[0]] for d in differences if d.partition(":")[0] in _CHANGED]
     if len(differences) == len(changed) == 1:
         raise SpecMismatch(

@@ -121,7 +121,7 @@ def differences(receipt: dict[str, Any], job: Job, verdict: Verdict) -> Iterator
         found = verdict.digests.get(key)
         if found is None:
             yield f"{key}: it was there when the receipt was written ({when}), and is not now"
-        elif found.sha256 != file["sha256"] and not (went_on and key in (layout.STATS, layout.VIEWS)):
+        elif found.sha256 != file["sha256"] and not (went_on and key in (layout.STATS, layout.VIEWS, layout.RECEIPT)):
             yield f"{key}: it is not the file that the receipt lists ({when})"
     for key in sorted(verdict.digests.keys() - then.keys()) if not went_on else ():
         yield f"{key}: it was not there when the receipt was written ({when})"

@@ -18,6 +18,7 @@ from schemas.model_cards import ModelCard
 from schemas.rerank import JOIN_RANK, JOIN_SCORE, RerankSpec, Scoring
 from schemas.rows import Modality
 from schemas.space import Space
+from storage.answers import require_no_answer
 from storage.jobs import Job, create_job, find_job
 from storage.model_files import resolve_model
 from storage.scores import ITEM, QUERY, RANK, SCORE
@@ -63,6 +64,7 @@ def prepare_rerank(request: RerankRequest, *, progress: Callable[[int], None] | 
     takes = tuple(sorted(card.modalities))
     sides = (_side(request.left, request, takes), _side(request.right, request, takes))
     spec = _spec(request, card, sides, takes)
+    require_no_answer(store)
     found = find_job(store)
     if found is not None:
         digest = open_pairs(spec.manifest).digest()

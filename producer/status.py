@@ -6,7 +6,8 @@ from enum import StrEnum
 from typing import Any
 
 from producer.board import Board
-from producer.outcomes import count_outcomes, listed_outcomes, published_files
+from producer.job_receipt import receipt_of, written_receipt
+from producer.outcomes import PublishedFile, count_outcomes, listed_outcomes, published_files
 from schemas.errors import BrokerError, StoreError
 from schemas.queues import queue_name
 from schemas.rows import Modality
@@ -61,6 +62,7 @@ class JobStatus:
     vectors_by_modality: dict[str, int]
     queues: list[QueueStatus] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    receipt: dict[str, Any] | None = None  # where the time went, as far as shards are published
 
     @property
     def failed(self) -> int:
@@ -76,7 +78,9 @@ class JobStatus:
 
 def job_status(job: Job, board: Board | None = None) -> JobStatus:
     """Look into the store, and on the board where one is given."""
-    outcomes = listed_outcomes(job) or count_outcomes(job, list(published_files(job)))
+    outcomes = listed_outcomes(job)
+    files = list(published_files(job)) if outcomes is None else []
+    outcomes = outcomes or count_outcomes(job, files)
     rounds, record = job.rounds(), job.record
     status = JobStatus(
         job=job.id,
@@ -99,12 +103,18 @@ def job_status(job: Job, board: Board | None = None) -> JobStatus:
         retries=len(rounds) - 1,
         vectors_by_modality=dict(sorted(outcomes.vectors_by_modality.items())),
         queues=_queues_left(job, outcomes.shards),
+        receipt=written_receipt(job) if not files else _receipt_so_far(job, files),
     )
     if status.state is JobState.STOPPED:
         status.notes.append(_why_stopped(job))
     elif board is not None and status.queues:
         _look_at_board(status, board)
     return status
+
+
+def _receipt_so_far(job: Job, files: list[PublishedFile]) -> dict[str, Any] | None:
+    receipt = receipt_of(job, (file.footer for file in files))
+    return receipt.to_dict() if receipt else None
 
 
 def _state(job: Job, published: int) -> JobState:

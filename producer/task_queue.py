@@ -39,6 +39,7 @@ class CeleryQueue:
                         kwargs=message.to_kwargs(self._key),
                         queue=queue,
                         task_id=f"{message.job}.{message.shard}.{self._sent}",
+                        kwargsrepr=repr({"job": message.job, "shard": message.shard, "queue": queue}),  # for monitors
                         producer=producer,
                         retry=False,
                         ignore_result=True,

@@ -114,8 +114,8 @@ TASK_LIMIT_S = 2 * 3600
 VISIBILITY_TIMEOUT_S = 6 * 3600
 
 
-def celery_settings(broker_url: str) -> dict[str, Any]:
-    """The Celery configuration of every embedmill process."""
+def celery_settings(broker_url: str, *, remote_control: bool = False) -> dict[str, Any]:
+    """The Celery configuration of every embedmill process; with `remote_control` a worker obeys broadcasts."""
     return {
         "broker_url": broker_url,
         "broker_transport_options": {
@@ -147,7 +147,7 @@ def celery_settings(broker_url: str) -> dict[str, Any]:
         "task_time_limit": TASK_LIMIT_S,
         "worker_soft_shutdown_timeout": 20,
         "worker_send_task_events": True,
-        "worker_enable_remote_control": True,  # Flower and ping; docs/operations.md says who may reach Redis
+        "worker_enable_remote_control": remote_control,  # by whoever reaches Redis; the monitor needs none
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
         "enable_utc": True,

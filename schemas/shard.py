@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from schemas.rows import Modality
+from schemas.spent import Spent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,7 @@ class Footer:
     moved: str = ""  # why a device of another size did it than was planned
     int8_ranges: str = ""  # sha256 of the ranges that int8 vectors were quantised with
     notes: tuple[str, ...] = ()  # what a reader should know of how the vectors came about
+    spent: Spent = field(default_factory=Spent)  # what the worker measured since the shard that it published before
 
     @property
     def rows_failed(self) -> int:
@@ -54,7 +56,7 @@ class Footer:
     @classmethod
     def from_json(cls, data: bytes) -> "Footer":
         raw = json.loads(data)
-        return cls(**raw | {"notes": tuple(raw["notes"])})
+        return cls(**raw | {"notes": tuple(raw["notes"]), "spent": Spent.from_dict(raw.get("spent", {}))})
 
 
 FOOTER_KEY = b"embedmill"

@@ -22,11 +22,13 @@ from schemas.errors import Conflict, EmbedmillError, SpecMismatch, Stopped
 from schemas.join import Device, Precision
 from schemas.shard import FOOTER_KEY
 from similarity import kernel
+from similarity.advice import threshold_advice
 from similarity.clusters import Clusters, clusters_table, keep_table, make_clusters
 from similarity.components import Components
 from similarity.distinct import Distinct, first_alike
 from similarity.engine import TILE_RIGHT, Engine, engine_for
 from similarity.kernel import Block, Wanted
+from similarity.measure import COSINE
 from similarity.vectors import VectorSource
 from storage import layout
 from storage.jobs import now
@@ -34,7 +36,6 @@ from storage.parquet import open_parquet, plain_file, read_parquet
 from storage.phases import Phase, panels_of
 from storage.store import LocalStore, Store
 
-_ALIKE, _NEAR = "alike", "near"
 _VERSIONED = ("embedmill", "torch", "numpy", "pyarrow")
 #: Bytes that a pair takes up while it is found, sorted and copied.
 _PAIR_BYTES = 64
@@ -137,13 +138,13 @@ class Dedup:
 
     def rounds(self) -> Iterator[list[Phase]]:
         """Exact copies, which one worker finds; then the near copies among those that are left."""
-        yield [Phase(_ALIKE, [self._source.rows], partial(layout.stage_key, _ALIKE), self._find_alike)]
+        yield [Phase(layout.ALIKE, [self._source.rows], partial(layout.stage_key, layout.ALIKE), self._find_alike)]
         rows = panels_of(len(self._distinct), self.spec.panel_rows)
-        yield [Phase(_NEAR, rows, partial(layout.stage_key, _NEAR), self.panel, self.panel)]
+        yield [Phase(layout.NEAR, rows, partial(layout.stage_key, layout.NEAR), self.panel, self.panel)]
 
     def panel(self, number: int) -> int:
         """Compare the rows of a panel with all that come after them, unless that is done; returns the pairs."""
-        key = layout.stage_key(_NEAR, number)
+        key = layout.stage_key(layout.NEAR, number)
         if self.store.size(key) is None:
             first = number * self.spec.panel_rows
             edges, pairs = self._edges(first, min(self.spec.panel_rows, len(self._distinct) - first))
@@ -159,8 +160,8 @@ class Dedup:
         for number in range(self.panels):
             pairs += self.panel(number)
             if pairs > self._effort.max_pairs:
-                raise Stopped(_too_many_pairs(self._effort.max_pairs))
-            table = read_parquet(self.store, layout.stage_key(_NEAR, number))
+                raise Stopped(self._too_many())
+            table = read_parquet(self.store, layout.stage_key(layout.NEAR, number))
             hang.connect(np.asarray(table["row"]), np.asarray(table["first"]))
             self._progress("near copies", number + 1, self.panels, pairs)
         clusters = self._clusters(hang)
@@ -194,7 +195,7 @@ class Dedup:
         )
 
     def _find_alike(self, panel: int = 0) -> int:
-        key = layout.stage_key(_ALIKE, panel)
+        key = layout.stage_key(layout.ALIKE, panel)
         if self.store.size(key) is None:
             table = pa.table({"first": first_alike(self._source)})
             self.store.create(key, plain_file(self._sealed(table)))
@@ -205,7 +206,7 @@ class Dedup:
     def _alike(self) -> np.ndarray:
         """int64 (rows,): of each row the first with the same vector; found once, and kept beside the panels."""
         self._find_alike()
-        key = layout.stage_key(_ALIKE, 0)
+        key = layout.stage_key(layout.ALIKE, 0)
         table = read_parquet(self.store, key)
         self._told(table.schema, key)
         return np.asarray(table["first"].combine_chunks())
@@ -241,9 +242,17 @@ class Dedup:
 
     def _limit(self, held: int) -> None:
         if held > self._effort.max_pairs:
-            raise Stopped(_too_many_pairs(self._effort.max_pairs))
+            raise Stopped(self._too_many())
         if held > self._effort.memory // 4 // _PAIR_BYTES:
             raise _TooMany
+
+    def _too_many(self) -> str:
+        most, rows = self._effort.max_pairs, self._source.rows
+        advice = threshold_advice(most, rows * (rows - 1) // 2, self._source, self._source, COSINE)
+        return (
+            f"stopped: more than {most:,} pairs of near copies; the threshold is too low for these vectors: give a "
+            f"higher one with another --out, or allow more with --max-pairs{advice}"
+        )
 
     # --- what files say of themselves
 
@@ -273,10 +282,3 @@ def _connected(edges: list[tuple[np.ndarray, np.ndarray]]) -> pa.Table:
     hang = Components(len(rows))
     hang.connect(at[: len(left)], at[len(left) :])
     return pa.table({"row": rows, "first": rows[hang.labels()]})
-
-
-def _too_many_pairs(most: int) -> str:
-    return (
-        f"stopped: more than {most:,} pairs of near copies; the threshold is too low for these vectors: give a higher "
-        "one with another --out, or allow more with --max-pairs"
-    )

@@ -12,7 +12,7 @@ from schemas.errors import Refused
 from schemas.redaction import redact
 from similarity.dedup import Dedup, Effort, Progress, Tally, pin
 from similarity.engine import TILE_RIGHT
-from similarity.join_request import JoinRequest, SideRequest, plan_join
+from similarity.join_request import JoinRequest, SideRequest, plan_join, require_room
 from similarity.vectors import VectorSource
 from storage.store import canonical_location, open_store
 
@@ -82,10 +82,12 @@ def dedup_here(
         raise Refused(f"--threshold {request.threshold:g} is no cosine of near copies; give one above 0, up to 1")
     location = canonical_location(out)
     source, spec = plan_dedup(request)
-    if location == source.location:
+    if source.holds(location):
         raise Refused(f"--out {out} holds the vectors; give the dedup a folder of its own")
     store = open_store(location)
     record = pin(store, spec)
+    if not request.distributed:
+        require_room(record.spec.source, record.spec.panel_rows, memory=request.memory, threads=request.threads)
     effort = Effort(threads=request.threads, memory=request.memory, max_pairs=request.max_pairs)
     dedup = Dedup(store, record, source, effort=effort, progress=progress)
     was_done = dedup.published() is not None
@@ -113,7 +115,7 @@ def plan_dedup(request: DedupRequest) -> tuple[VectorSource, DedupSpec]:
     )
     source = planned.left
     _require_column(source, keep_by)
-    if source.space and "start_s" in source.types:
+    if source.is_cut:
         raise Refused(f"{source.location}: its rows are segments, several of one id; dedup a job without --segment")
     memory = DISTRIBUTED_MEMORY if request.distributed else request.memory
     panel_rows = min(planned.spec.panel_rows, max(_LEAST_PANEL_ROWS, memory // (TILE_RIGHT * _FOUND_BYTES)))

@@ -16,6 +16,7 @@ from schemas.join import Device, JoinRecord, JoinSpec, PanelFooter, Precision
 from schemas.sealed import sealed, unsealed
 from schemas.shard import FOOTER_KEY
 from similarity import kernel
+from similarity.advice import threshold_advice
 from similarity.engine import Engine, engine_for
 from similarity.funnel import Funnel, funnel
 from similarity.kernel import Block, Pairs, Wanted
@@ -225,8 +226,15 @@ class Join:
         if self._pairs + held > self._effort.max_pairs:
             raise Stopped(
                 f"stopped: more than {self._effort.max_pairs:,} pairs; allow more with --max-pairs, "
-                "or ask for fewer with --top-k or a higher threshold, in another --out"
+                f"or ask for fewer with --top-k or a higher threshold, in another --out{self._advice()}"
             )
+
+    def _advice(self) -> str:
+        left, right = self._sides["left"], self._sides["right"]
+        if self.spec.top_k is not None:
+            return f"; --top-k {self.spec.top_k} gives up to {self.spec.top_k * left.rows:,} pairs"
+        own = left.rows if self.spec.not_self else 0
+        return threshold_advice(self._effort.max_pairs, left.rows * right.rows - own, left, right, self.measure)
 
     def _rows_of(self, side: str, panel: int) -> tuple[int, int]:
         first = panel * self.spec.panel_rows
@@ -343,13 +351,22 @@ class Join:
 
 def comparable(left: VectorSource, right: VectorSource, differing: list[str], *, force: bool) -> tuple[str, ...]:
     """The fields in which two sources differ although they must not; raises Refused for any, unless `force`."""
-    fields = tuple(["dim"] if left.dim != right.dim else differing)
+    told = "; ".join(_difference(left, right, name) for name in differing)
     if left.dim != right.dim:
-        raise Refused(f"the vectors differ in dim: {left.dim} and {right.dim}; embed both sides with one model")
-    if fields and not force:
-        told = "; ".join(f"{n}: {left.space_fields.get(n)} / {right.space_fields.get(n)}" for n in fields)
+        more = f" ({told})" if told else ""
+        raise Refused(f"the vectors differ in dim: {left.dim} and {right.dim}; embed both sides alike{more}")
+    if differing and not force:
         raise Refused(f"the vectors are of different spaces and mean nothing to each other ({told})")
-    return fields
+    return tuple(differing)
+
+
+def _difference(left: VectorSource, right: VectorSource, name: str) -> str:
+    mine, theirs = (side.space_fields.get(name) for side in (left, right))
+    if name != "model_digest":
+        return f"{name}: {mine} / {theirs}"
+    if left.model != right.model:
+        return f"model: {left.model} / {right.model}"
+    return f"revision of model {left.model}: files {str(mine)[:12]} / {str(theirs)[:12]}"
 
 
 def pairs_sha256(table: pa.Table) -> str:

@@ -14,11 +14,13 @@ from schemas.shard import FOOTER_KEY
 from similarity.join import pairs_sha256
 from similarity.recall import Recall
 from similarity.score_proof import ScoreProof
+from similarity.vectors import START
 from storage import layout
 from storage.parquet import parse_parquet
 from storage.parquet_seal import check_seal
 from storage.store import Store
 
+_LEFT_START = f"left.{START}"
 _DAMAGE = (EmbedmillError, ValueError, LookupError, TypeError, AttributeError, pa.ArrowException)
 
 
@@ -98,9 +100,12 @@ def _prove_panel(record: JoinRecord, panel: int, data: bytes, key: str, proof: S
 def _order_problems(table: pa.Table, record: JoinRecord, footer: PanelFooter) -> Iterator[str]:
     """What is wrong with ranks and scores: 1, 2, ... within each left id, by falling score."""
     rank, score = np.asarray(table["rank"]), np.asarray(table["score"])
-    left = np.asarray(table["left_id"].combine_chunks().dictionary_encode().indices)
     if not len(rank):
         return
+    left = _codes(table["left_id"])
+    if _LEFT_START in table.column_names:  # segments: several rows have one id
+        begun = _codes(table[_LEFT_START])
+        left = left * (begun.max() + 1) + begun
     begins = np.r_[True, left[1:] != left[:-1]]
     if len(np.unique(left)) != begins.sum() or (rank[begins] != 1).any() or (np.diff(rank)[~begins[1:]] != 1).any():
         yield "its ranks are not 1, 2, ... for each left id"
@@ -110,6 +115,11 @@ def _order_problems(table: pa.Table, record: JoinRecord, footer: PanelFooter) ->
         yield "it has a score below the threshold"
     if record.spec.top_k is not None and rank.max() > record.spec.top_k:
         yield f"it has more than {record.spec.top_k} pairs of one left id"
+
+
+def _codes(column: pa.ChunkedArray) -> np.ndarray:
+    """int64 (n,): equal numbers for equal values."""
+    return np.asarray(column.combine_chunks().dictionary_encode("encode").indices, np.int64)
 
 
 def _manifest_problems(

@@ -1,5 +1,6 @@
 """A request for a join, as the user words it, and what comes of it: a spec that can be pinned, or a refusal."""
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from similarity.engine import TILE_LEFT, TILE_RIGHT
 from similarity.funnel import Funnel
 from similarity.join import Effort, comparable
 from similarity.scores import random_pairs
-from similarity.vectors import VectorSource, open_vectors
+from similarity.vectors import START, VectorSource, open_vectors
 
 DEFAULT_TOP_K = 10
 DEFAULT_OVERSAMPLE = 8
@@ -140,7 +141,8 @@ def _opened(side: SideRequest) -> VectorSource:
     )
     unknown = [name for name in side.keep if name not in source.types]
     if unknown:
-        raise Refused(f"{source.location} has no column {unknown[0]} to keep; it has {', '.join(sorted(source.types))}")
+        there = ", ".join(sorted(source.types)) or "none"
+        raise Refused(f"{source.location} has no column {unknown[0]} of one plain type to keep; it has {there}")
     return source
 
 
@@ -156,8 +158,13 @@ def _side(source: VectorSource, asked: SideRequest) -> JoinSide:
         space=source.space,
         model=source.model,
         integers=asked.integers,
-        keep=asked.keep,
+        keep=_kept(source, asked.keep),
     )
+
+
+def _kept(source: VectorSource, asked: tuple[str, ...]) -> tuple[str, ...]:
+    """What is copied: what was asked for, once, and where a segment begins, without which its id names several rows."""
+    return tuple(dict.fromkeys([*asked, *([START] if source.is_cut else [])]))
 
 
 def _refuse_what_misleads(request: JoinRequest, left: VectorSource, right: VectorSource) -> None:
@@ -172,6 +179,8 @@ def _refuse_what_misleads(request: JoinRequest, left: VectorSource, right: Vecto
         raise Refused(f"--threshold {request.threshold:g} is no number that a score can reach; give a finite one")
     if request.mutual and request.score is Score.ZSCORE:
         raise Refused("--mutual needs a score that is the same from both sides; --score zscore is not, csls is")
+    if request.threshold is not None and not math.isfinite(request.threshold):
+        raise Refused(f"--threshold {request.threshold:g} is no score; give a number")
     if request.fpr is not None and request.threshold is not None:
         raise Refused("--fpr and --threshold both name a threshold; give one")
     if request.fpr is not None and not 0 < request.fpr < 1:
@@ -216,8 +225,7 @@ def block_rows_for(memory: int, dim: int) -> int:
 
 def _panel_rows(memory: int, dim: int, top_k: int, threads: int, block_rows: int) -> int:
     """Left rows whose vectors, as read and as scanned, and whose best pairs the memory holds."""
-    tile = TILE_LEFT * TILE_RIGHT * 4 + 5 * 2**20 * 8  # scores, and the pairs that are scored again
-    taken = threads * tile + block_rows * dim * 24
+    taken = _taken(dim, threads, block_rows)
     rows = (memory - taken) // _bytes_a_row(dim, top_k)
     if rows < _LEAST_PANEL_ROWS:
         need = taken + _LEAST_PANEL_ROWS * _bytes_a_row(dim, top_k)
@@ -225,6 +233,22 @@ def _panel_rows(memory: int, dim: int, top_k: int, threads: int, block_rows: int
             f"--memory is too little for {threads} threads: {-(-need // 2**20)}MB are needed, or fewer --threads"
         )
     return int(min(rows, _MOST_PANEL_ROWS))
+
+
+def require_room(side: JoinSide, panel_rows: int, *, top_k: int = 0, memory: int, threads: int) -> None:
+    """Raise Refused where panels that were cut when there was more memory do not fit into what there is now."""
+    rows = min(panel_rows, side.rows)
+    need = _taken(side.dim, threads, block_rows_for(memory, side.dim)) + rows * _bytes_a_row(side.dim, top_k)
+    if need > memory and rows > _LEAST_PANEL_ROWS:
+        raise Refused(
+            f"it was begun with more memory, in panels of {panel_rows:,} rows; give --memory {-(-need // 2**20)}MB to "
+            "go on, or another --out"
+        )
+
+
+def _taken(dim: int, threads: int, block_rows: int) -> int:
+    """Bytes beside the left rows: scores, the pairs that are scored again, and the right rows."""
+    return threads * (TILE_LEFT * TILE_RIGHT * 4 + 5 * 2**20 * 8) + block_rows * dim * 24
 
 
 def _distributed_panel_rows(left: VectorSource, right: VectorSource, top_k: int) -> int:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from schemas.errors import Refused
 from schemas.failures import one_line
 from schemas.redaction import redact
+from storage.answers import require_ended
 from storage.parquet import open_parquet
 from storage.store import LocalStore, Store, canonical_location, open_store
 
@@ -113,7 +114,7 @@ def find_files(location: str) -> list[RecordFile]:
     """The record files at `location`: one file, or those of a folder, sorted by name.
 
     Of a folder that has `data/`, as the output of a job has, the Parquet files there; else all Parquet files below it.
-    Raises Refused where there is none.
+    Raises Refused where there is none, or where the join or job has not ended.
     """
     place = canonical_location(location)
     folder, name = posixpath.split(place)
@@ -123,6 +124,7 @@ def find_files(location: str) -> list[RecordFile]:
             raise Refused(f"{file.name} does not exist")
         return [file]
     store = open_store(place)
+    require_ended(store)
     keys = sorted(item.key for item in store.walk("") if item.key.endswith(".parquet") and _is_visible(item.key))
     published = [key for key in keys if key.startswith(_DATA)]
     if not keys:

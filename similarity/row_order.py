@@ -18,7 +18,7 @@ def manifest_order(source: VectorSource, rows: np.ndarray) -> np.ndarray:
 
     Rows of plain Parquet are in order by their own numbers. Reads the plan of the shards that hold the rows.
     """
-    if not source.space:
+    if not source.is_job:
         return rows
     job, plans = open_job(source.store), dict[str, PlanReader]()
     lines = [np.zeros(0, np.int64)]

@@ -1,5 +1,7 @@
 """Scores: the measure of a join, made from its two sides; formulas and sources in docs/joins.md."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -18,6 +20,8 @@ OF_NEIGHBOURS = (Score.CSLS, Score.MARGIN)
 LEAST_MEAN = 0.05
 #: Rows of each side that random pairs are made of: 16 million pairs.
 _SAMPLE = 4096
+#: Left rows of random pairs that are scored at a time.
+_AT_ONCE = 256
 
 
 class Neighbourhoods(Protocol):
@@ -81,14 +85,39 @@ def _moments(source: VectorSource, *, with_covariance: bool = False) -> _Moments
 
 def threshold_for(fpr: float, left: VectorSource, right: VectorSource, measure: Measure, seed: int) -> float:
     """The score that a share `fpr` of random pairs reaches; where a set meets itself, a row and itself are no pair."""
-    rows_left, rows_right = _drawn(left.rows, seed), _drawn(right.rows, seed + 1)
-    c = _sides(left, rows_left, measure.left_mean, measure) @ _sides(right, rows_right, measure.right_mean, measure).T
-    terms = measure.left(0, left.rows).of(rows_left)
-    column = type(terms)(terms.add[:, None], terms.times[:, None])
-    scores = measure.score(c, column, measure.right(0, right.rows)[rows_right])
-    if left.location == right.location and left.modality == right.modality:
-        scores = scores[rows_left[:, None] != rows_right]
-    return float(np.quantile(scores, 1.0 - fpr, method="higher"))
+    best, _ = best_random(fpr, left, right, measure, seed)
+    return float(best[-1])
+
+
+def best_random(
+    share: float, left: VectorSource, right: VectorSource, measure: Measure, seed: int
+) -> tuple[np.ndarray, int]:
+    """The best scores of random pairs, falling, as many as are that share of them; and how many there are in all."""
+    rows = _drawn(left.rows, seed), _drawn(right.rows, seed + 1)
+    meets_itself = left.location == right.location and left.modality == right.modality
+    pairs = len(rows[0]) * len(rows[1]) - (len(np.intersect1d(*rows)) if meets_itself else 0)
+    beyond = pairs - math.ceil((pairs - 1) * (1.0 - share))
+    best = np.empty(0)
+    for some, scores in _random_scores(left, right, rows, measure):
+        found = scores[some[:, None] != rows[1]] if meets_itself else scores.reshape(-1)
+        best = np.concatenate([best, found])
+        if len(best) > beyond:
+            best = np.partition(best, len(best) - beyond)[-beyond:]
+    return np.sort(best)[::-1], pairs
+
+
+def _random_scores(
+    left: VectorSource, right: VectorSource, rows: tuple[np.ndarray, np.ndarray], measure: Measure
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Some of the left rows, and float64 (some, right rows): their scores; a whole matrix would be 128 MB, and more."""
+    mine = _sides(left, rows[0], measure.left_mean, measure)
+    theirs = _sides(right, rows[1], measure.right_mean, measure).T
+    terms, right_add = measure.left(0, left.rows), measure.right(0, right.rows)[rows[1]]
+    for at in range(0, len(mine), _AT_ONCE):
+        some = rows[0][at : at + _AT_ONCE]
+        of = terms.of(some)
+        column = type(of)(of.add[:, None], of.times[:, None])
+        yield some, measure.score(mine[at : at + _AT_ONCE] @ theirs, column, right_add)
 
 
 def random_pairs(left: VectorSource, right: VectorSource) -> int:

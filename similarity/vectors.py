@@ -13,10 +13,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.errors import Refused
+from schemas.failures import one_line
 from schemas.join import Integers
+from schemas.model_cards import Kind
 from schemas.rows import Modality
+from schemas.shard import FOOTER_KEY
+from similarity.declared import declared
 from similarity.kernel import Block
 from storage import layout
+from storage.duplicates import DuplicateFinder
 from storage.jobs import open_job
 from storage.parquet import ID, VECTOR, open_parquet
 from storage.ranges import Ranges
@@ -26,8 +31,10 @@ from storage.store import Store, canonical_location, open_store
 _READERS = 16
 _READ_AT_ONCE = 2**23
 #: Rows of a file that are in memory at a time where the caller names no number.
-_STREAMED = 8192
+_STREAMED, _STREAMED_VALUES = 8192, 2**22
 _PARQUET = (".parquet", ".pq")
+#: The column that says where a segment begins.
+START = "start_s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,7 @@ class VectorSource:
     space: str = ""  # its digest, likewise
     space_fields: Mapping[str, Any] = field(default_factory=dict)
     model: str = ""
+    is_job: bool = False
     ranges: Ranges | None = None
     types: Mapping[str, pa.DataType] = field(default_factory=dict)  # of the columns beside id and vectors
 
@@ -63,15 +71,30 @@ class VectorSource:
     def rows(self) -> int:
         return self.groups[-1].first + self.groups[-1].rows if self.groups else 0
 
-    def blocks(self, first: int = 0, count: int | None = None, *, size: int = 8192) -> Iterator[Block]:
-        """The vectors of `count` rows from `first` on as float32 blocks of at most `size` rows.
+    @property
+    def is_cut(self) -> bool:
+        """Whether rows are segments: several may have one id, and differ in where they begin."""
+        return self.is_job and START in self.types
+
+    def holds(self, location: str) -> bool:
+        """Whether what is written at `location` would lie among the files that are read."""
+        mine = f"{self.location}/{layout.DATA}" if self.is_job else self.location
+        return location == self.location or f"{location}/".startswith(f"{mine}/")
+
+    @property
+    def stretch(self) -> int:
+        """Rows that are read at a time where the caller names no number: 16 MiB of float32, at most."""
+        return max(64, min(_STREAMED, _STREAMED_VALUES // self.dim))
+
+    def blocks(self, first: int = 0, count: int | None = None, *, size: int = 0) -> Iterator[Block]:
+        """The vectors of `count` rows from `first` on as float32 blocks of at most `size` rows (0: some).
 
         Raises Refused for a vector that is null or not finite, StoreError where the files cannot be read.
         """
         end = self.rows if count is None else first + count
         for group in self.groups:
             if group.first < end and group.first + group.rows > first:
-                for block in self._stream(group, size):
+                for block in self._stream(group, size or self.stretch):
                     begin, stop = max(0, first - block.first), min(len(block), end - block.first)
                     if begin < stop:
                         yield Block(block.first + begin, block.vectors[begin:stop])
@@ -92,16 +115,18 @@ class VectorSource:
         schema = pa.schema([pa.field(n, pa.string() if n == ID else self.types[n]) for n in names])
         parts = [schema.empty_table()]
         for group, wanted in self._by_group(rows):
-            with open_parquet(self.store, group.key) as file:
-                table = file.read_row_group(group.number, columns=list(dict.fromkeys(real)), use_threads=False)
-            taken = table.take(pa.array(wanted - group.first))
-            parts.append(pa.table([taken[name].cast(f.type) for name, f in zip(real, schema, strict=True)], schema))
+            for first, batch in self._batches(group, list(dict.fromkeys(real)), _STREAMED):
+                begin, end = np.searchsorted(wanted, [first, first + len(batch)])
+                taken = batch.take(pa.array(wanted[begin:end] - first))
+                arrays = [taken[name].cast(f.type) for name, f in zip(real, schema, strict=True)]
+                parts.append(pa.table(arrays, schema))
         return pa.concat_tables(parts)
 
-    def ids(self) -> Iterator[tuple[int, pa.ChunkedArray]]:
-        """The ids, and the number of the first, stretch by stretch."""
+    def ids(self) -> Iterator[tuple[int, pa.Array]]:
+        """The ids of all rows as strings, in stretches, each with the number of its first row."""
         for group in self.groups:
-            yield group.first, _ids_of(self, group)
+            for first, batch in self._batches(group, [self.id_column], _STREAMED):
+                yield first, batch[self.id_column].cast(pa.string())
 
     def _by_group(self, rows: np.ndarray) -> Iterator[tuple[_Group, np.ndarray]]:
         for group in self.groups:
@@ -111,19 +136,24 @@ class VectorSource:
 
     def _stream(self, group: _Group, size: int) -> Iterator[Block]:
         """A row group, which may be of any length in files of others, as blocks of at most `size` rows."""
+        for at, batch in self._batches(group, [self.column], size):
+            vectors = self._decoded(_matrix(batch.column(0), self._width, f"{self.location}: {group.key}"))
+            if not np.isfinite(vectors).all():
+                bad = at + int((~np.isfinite(vectors).all(axis=1)).argmax())
+                raise Refused(f"{self.location}: row {bad} of {group.key} has a value that is not finite")
+            yield Block(at, vectors)
+
+    def _batches(self, group: _Group, columns: list[str], size: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Stretches of a row group, each with the number of its first row."""
         at = group.first
         with open_parquet(self.store, group.key) as file:
-            for batch in file.iter_batches(size, row_groups=[group.number], columns=[self.column], use_threads=False):
-                vectors = self._decoded(_matrix(batch.column(0), self._width, f"{self.location}: {group.key}"))
-                if not np.isfinite(vectors).all():
-                    bad = at + int((~np.isfinite(vectors).all(axis=1)).argmax())
-                    raise Refused(f"{self.location}: row {bad} of {group.key} has a value that is not finite")
-                yield Block(at, vectors)
-                at += len(vectors)
+            for batch in file.iter_batches(size, row_groups=[group.number], columns=columns, use_threads=False):
+                yield at, batch
+                at += len(batch)
 
     def _taken(self, group: _Group, rows: np.ndarray) -> np.ndarray:
         parts = [np.zeros((0, self.dim), np.float32)]
-        for block in self._stream(group, _STREAMED):
+        for block in self._stream(group, self.stretch):
             begin, end = np.searchsorted(rows, [block.first, block.first + len(block)])
             parts.append(block.vectors[rows[begin:end] - block.first])
         return np.concatenate(parts)
@@ -163,20 +193,32 @@ def open_vectors(
         store = open_store(folder or "/")
         if store.size(name) is None:
             raise Refused(f"{location} does not exist; give a job's folder, or Parquet with ids and vectors")
-        return _foreign(store, location, [name], id_column, column, known, integers)
-    store = open_store(location)
-    if store.size(layout.JOB) is not None:
-        return _of_job(store, location, modality, column)
-    keys = sorted(item.key for item in store.walk("") if item.key.endswith(_PARQUET))
+        keys = [name]
+    else:
+        store = open_store(location)
+        if store.size(layout.JOB) is not None:
+            return _of_job(store, location, modality, column)
+        keys = sorted(item.key for item in store.walk("") if item.key.endswith(_PARQUET) and _is_visible(item.key))
     if not keys:
         raise Refused(f"{location} holds neither a job nor Parquet; give a job's folder, or Parquet with vectors")
-    return _foreign(store, location, keys, id_column, column, known, integers)
+    source = _foreign(store, location, keys, id_column, column, known, integers)
+    if modality not in (None, source.modality):
+        told = f"are of {source.modality}" if source.modality else "do not say what they are of"
+        raise Refused(f"{location}: modality {modality} is for the folder of a job; these files {told}")
+    return source
+
+
+def _is_visible(key: str) -> bool:
+    """Whether a file is data by its name: what others are writing lies in _temporary/ and the like."""
+    return not any(part.startswith(("_", ".")) for part in key.split("/"))
 
 
 def _of_job(store: Store, location: str, modality: str | None, column: str) -> VectorSource:
     job = open_job(store)
     if not all(job.is_finished(plan) for plan in job.rounds()):
         raise Refused(f"{location}: job {job.id} is not finished; `embedmill run` goes on with it")
+    if job.record.spec.kind is Kind.RERANK:
+        raise Refused(f"{location}: job {job.id} scores pairs and has no vectors; give the job that embedded its rows")
     keys = [key for _, key, _ in sorted(published_shards(store))]
     with ThreadPoolExecutor(_READERS) as pool:
         footers = list(pool.map(lambda key: footer_of(store, key), keys))
@@ -185,9 +227,10 @@ def _of_job(store: Store, location: str, modality: str | None, column: str) -> V
         raise Refused(f"{location} holds vectors of {', '.join(found)}: say which, with --left-/--right-modality")
     chosen = modality or (found[0] if found else str(Modality.TEXT))
     if chosen not in found:
-        raise Refused(f"{location} holds no vectors of modality {chosen}, only of {', '.join(found) or 'none'}")
+        there = f"only of {', '.join(found)}" if found else "and none at all: every row of it failed"
+        raise Refused(f"{location} holds no vectors of modality {chosen}, {there}")
     mine = [(k, f) for k, f in zip(keys, footers, strict=True) if f.modality == chosen and f.vectors]
-    schema, groups = _groups(store, [key for key, _ in mine])
+    schema, groups, _ = _groups(store, [key for key, _ in mine])
     kind = _kind(schema, column, location)
     return VectorSource(
         store=store,
@@ -202,6 +245,7 @@ def _of_job(store: Store, location: str, modality: str | None, column: str) -> V
         space=job.record.space.digest,
         space_fields=job.record.space.fields(),
         model=job.record.spec.model,
+        is_job=True,
         ranges=Ranges.from_json(store.get(layout.RANGES)) if kind == "int8" else None,
         types=_types(schema, ID),
     )
@@ -216,10 +260,14 @@ def _foreign(
     known: str,
     integers: Integers | None,
 ) -> VectorSource:
-    schema, groups = _groups(store, keys)
+    schema, groups, footers = _groups(store, keys)
     if id_column not in schema.names:
-        raise Refused(f"{location} has no column {id_column}; name the ids' with --id-column ({_names(schema)})")
+        raise Refused(f"{location} has no column {id_column}; say which holds the ids ({_names(schema)})")
+    _require_ids(schema.field(id_column), location)
+    if not any(group.rows for group in groups):
+        raise Refused(f"{location} has no rows; there is nothing to compare")
     kind, width = _kind(schema, column, location), _dim(store, groups, schema, column, location)
+    told = declared(footers, location)
     if kind in ("int8", "uint8") and integers is None:
         raise Refused(
             f"{location}: nothing says what the {kind} of column {column} mean; say --integers numbers if they are "
@@ -235,6 +283,10 @@ def _foreign(
         dim=width * 8 if are_bits else width,
         kind="binary" if are_bits else kind,
         digest=_digest(_file_digest(store, key) for key in keys),
+        modality=told.modality if told else "",
+        space=told.space if told else "",
+        space_fields=told.space_fields if told else {},
+        model=told.model if told else "",
         types=_types(schema, id_column),
     )
     if source.digest != known:
@@ -242,24 +294,43 @@ def _foreign(
     return source
 
 
-def _groups(store: Store, keys: list[str]) -> tuple[pa.Schema, tuple[_Group, ...]]:
-    def read(key: str) -> tuple[pa.Schema, list[int]]:
+def _groups(store: Store, keys: list[str]) -> tuple[pa.Schema, tuple[_Group, ...], list[bytes | None]]:
+    """The schema of the files, their row groups, and what embedmill wrote in the footer of each."""
+
+    def read(key: str) -> tuple[pa.Schema, list[int], bytes | None]:
         with open_parquet(store, key) as file:
             told: pq.FileMetaData = file.metadata
-            return file.schema_arrow, [told.row_group(n).num_rows for n in range(told.num_row_groups)]
+            counts = [told.row_group(n).num_rows for n in range(told.num_row_groups)]
+            return file.schema_arrow, counts, (file.schema_arrow.metadata or {}).get(FOOTER_KEY)
 
-    groups, first = [], 0
+    groups, footers, first = [], [], 0
     schema: pa.Schema | None = None
     with ThreadPoolExecutor(_READERS) as pool:
-        for key, (its_schema, counts) in zip(keys, pool.map(read, keys), strict=True):
+        for key, (its_schema, counts, footer) in zip(keys, pool.map(read, keys), strict=True):
             schema = schema or its_schema
             if its_schema.names != schema.names:
                 raise Refused(f"{store.url}: {key} has other columns than {keys[0]}; give files of one dataset")
+            schema = _common(schema, its_schema)
+            footers.append(footer)
             for number, rows in enumerate(counts):
                 groups.append(_Group(key, number, first, rows))
                 first += rows
     assert schema is not None  # at least one key
-    return schema, tuple(groups)
+    return schema, tuple(groups), footers
+
+
+def _common(schema: pa.Schema, other: pa.Schema) -> pa.Schema:
+    """`schema`, with the type null for columns that have another type in `other`."""
+    pairs = zip(schema, other, strict=True)
+    return pa.schema([mine if mine.type == its.type else pa.field(mine.name, pa.null()) for mine, its in pairs])
+
+
+def _require_ids(column: pa.Field, location: str) -> None:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_null(kind):
+        raise Refused(f"{location}: column {column.name} has nothing but nulls, or another type in each file")
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
+        raise Refused(f"{location}: column {column.name} is of type {column.type}; ids are texts or integers")
 
 
 def _kind(schema: pa.Schema, column: str, location: str) -> str:
@@ -273,6 +344,8 @@ def _kind(schema: pa.Schema, column: str, location: str) -> str:
         names[pa.uint8()] = "uint8"
         if kind.value_type in names:
             return names[kind.value_type]
+    if pa.types.is_null(kind):
+        raise Refused(f"{location}: column {column} is not of one type in all files; give files of one dataset")
     raise Refused(f"{location}: column {column} is {kind}, no list of float32, float16, float64 or int8")
 
 
@@ -300,23 +373,25 @@ def _matrix(column: pa.Array, width: int, where: str) -> np.ndarray:
 
 
 def _require_distinct(source: VectorSource) -> None:
-    ids = pa.chunked_array(
-        [chunk for group in source.groups for chunk in _ids_of(source, group).chunks] or [pa.array([], pa.string())]
-    )
-    counted = pc.value_counts(ids)
-    if ids.null_count or len(counted) != len(ids):
-        twice = next((str(c["values"]) for c in counted if c["counts"].as_py() > 1), "null")
-        raise Refused(f"{source.location}: id {twice} stands for more than one row; a pair would not say which")
-
-
-def _ids_of(source: VectorSource, group: _Group) -> pa.ChunkedArray:
-    with open_parquet(source.store, group.key) as file:
-        return file.read_row_group(group.number, columns=[source.id_column])[source.id_column].cast(pa.string())
+    """Raise Refused for a row without an id, or with one that is there before; ids are on disk, not in memory."""
+    seen = DuplicateFinder()
+    for first, ids in source.ids():
+        if ids.null_count:
+            row = first + pc.index(ids.is_null(), True).as_py()
+            raise Refused(f"{source.location}: row {row} has no id; every row needs one")
+        seen.add_run(ids.to_pylist(), first)
+    again = seen.duplicate_pairs()
+    if len(again):
+        row, before = map(int, again[0])
+        twice = one_line(str(source.columns([ID], np.array([row]))[ID][0]))
+        rows = f"more than one row ({before} and {row})"
+        raise Refused(f"{source.location}: id {twice} stands for {rows}; a pair would not say which")
 
 
 def _types(schema: pa.Schema, id_column: str) -> dict[str, pa.DataType]:
-    nested = (pa.types.is_nested,)
-    return {f.name: f.type for f in schema if f.name != id_column and not any(is_(f.type) for is_ in nested)}
+    """The columns that can be copied: of one type in all files, and not nested."""
+    plain = (f for f in schema if not (pa.types.is_nested(f.type) or pa.types.is_null(f.type)))
+    return {f.name: f.type for f in plain if f.name != id_column}
 
 
 def _digest(parts: Iterator[str]) -> str:

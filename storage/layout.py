@@ -9,6 +9,7 @@ JOIN = "join.json"  # of a join, which has no job.json
 DEDUP = "dedup.json"  # of a dedup, which has no job.json either
 CLUSTERS = "clusters.parquet"  # of a dedup: the rows that have copies
 KEEP = "keep.parquet"  # of a dedup: the ids of the rows that stay
+ALIKE, NEAR = "alike", "near"  # of a dedup, below stage/: rows with the same vector; what hangs together
 CANCELLED = "control/cancelled.json"  # present while a job is cancelled
 STOPPED = "control/stopped.json"  # present while a job is stopped, and why
 LIMITS = "control/limits.json"  # of a distributed join or dedup: what its workers may make
@@ -20,6 +21,8 @@ RANGES = "plan/int8-ranges.json"  # of int8 vectors; created by the worker that 
 PLAN = "plan"
 STATS = "stats.npz"  # written anew when a retry ends
 VIEWS = "views.sql"
+RECEIPT = "receipt.json"  # where the time went; written anew when a retry ends
+ESTIMATE = "control/estimate.json"  # what the job was thought to take, before it began
 
 _PART = re.compile(r"^data/modality=([a-z]+)/part-(\d{6,})\.parquet$")
 _PANEL = re.compile(r"^data/part-(\d{6,})\.parquet$")

@@ -14,7 +14,7 @@ from schemas.settings import Settings
 from schemas.space import Space
 from storage.jobs import Job
 from storage.model_files import resolve_model
-from workers.batching import TokenBudget
+from workers.batching import DEFAULT_TOKENS, TokenBudget
 from workers.canary import Canary
 from workers.care import Care
 from workers.embed_shard import embed_shard
@@ -50,7 +50,7 @@ class InlineMill:
             location=job.store.url,
             loader=loader or ScriptedLoader(media or {}),
             model=lambda: told,
-            budget=TokenBudget(SETTINGS.batch_tokens),
+            budget=TokenBudget(DEFAULT_TOKENS),
             settings=SETTINGS,
             canary=lambda: canary,
             care=care or Care(),

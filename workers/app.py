@@ -14,6 +14,7 @@ from celery.signals import setup_logging, worker_init, worker_process_init, work
 from schemas.queues import celery_settings
 from schemas.settings import Settings
 from workers.breadcrumb import crumb_of
+from workers.metrics import WorkerMetrics
 from workers.runtime import build_shelf
 from workers.tasks import register
 
@@ -32,10 +33,11 @@ def this_app() -> Celery:
 
 settings = Settings.from_environ(os.environ)
 app = MillApp("embedmill", set_as_current=True)
-app.conf.update(celery_settings(settings.broker_url))
+app.conf.update(celery_settings(settings.broker_url, remote_control=settings.remote_control))
 shelf = build_shelf(settings)
 crumb = crumb_of(settings.crumb_dir, settings.worker_name)
-register(app, settings, shelf, crumb)
+metrics = WorkerMetrics()
+register(app, settings, shelf, crumb, metrics)
 
 
 @setup_logging.connect
@@ -78,4 +80,5 @@ def _announce(**_: object) -> None:
 
     if crumb is not None:
         crumb.announce()
-    Announcer(settings, shelf).start()
+    metrics.begin()
+    Announcer(settings, shelf, metrics).start()

@@ -1,5 +1,7 @@
 """Batching: a shard's items in batches that fit the device, and each item's vector or failure out of them."""
 
+import contextlib
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,14 +12,18 @@ import numpy as np
 
 from schemas.errors import EmbedmillError, WorkerUnfit
 from schemas.failures import Failure, FailureCode, Stage, one_line
+from schemas.spent import Step
 from workers.breadcrumb import NoTrail, Place, Trail
 from workers.encoder import Features, Length, OutOfMemory
+from workers.meter import Meter
 
 #: Batches that are preprocessed ahead of the forward pass.
 _AHEAD = 2
 #: Items that are measured at a time: the suspects, should the process die of it.
 _MEASURED = 1024
 _NO_TRAIL = NoTrail()
+#: Padded tokens in a batch, until something is known of model and device.
+DEFAULT_TOKENS = 2048
 
 
 class Input(Protocol):
@@ -52,10 +58,12 @@ class TokenBudget:
     """Padded tokens that a batch may hold; it shrinks when the device runs out of memory, and stays so."""
 
     tokens: int
+    on_shrink: Callable[[int], None] = lambda tokens: None  # told of what it has shrunk to
 
     def shrink_below(self, tokens: int) -> None:
         """Remember that a batch of so many padded tokens was too much."""
         self.tokens = max(1, min(self.tokens, tokens // 2))
+        self.on_shrink(self.tokens)
 
 
 def fill_batches(lengths: Sequence[int], *, budget: int, max_items: int) -> list[list[int]]:
@@ -93,6 +101,7 @@ def encode_batches(
     lengths: Sequence[Length] | None = None,
     trail: Trail = _NO_TRAIL,
     scores: bool = False,
+    meter: Meter | None = None,
 ) -> list[np.ndarray | Failure]:
     """A float32 (dim,) vector or a failure for each item, in the items' order.
 
@@ -105,7 +114,20 @@ def encode_batches(
         return []
     lengths = measure(encoder, items, trail) if lengths is None else lengths
     with ThreadPoolExecutor(1, thread_name_prefix="preprocess") as pool:
-        return _Encoding(encoder, items, lengths, budget, max_items, should_stop, pool, trail, scores).run()
+        told = (budget, max_items, should_stop, pool, trail, scores, meter or Meter())
+        return _Encoding(encoder, items, lengths, *told).run()
+
+
+@contextlib.contextmanager
+def metered(encoder: object, meter: Meter) -> Iterator[None]:
+    """A forward pass: what the encoder says that it spent on copies is theirs, the rest the device's."""
+    copied, started = getattr(encoder, "copy_s", 0.0), time.monotonic()  # those on a processor copy nothing
+    try:
+        yield
+    finally:
+        copied = getattr(encoder, "copy_s", 0.0) - copied
+        meter.add(Step.COPY, copied)
+        meter.add(Step.DEVICE, time.monotonic() - started - copied)
 
 
 def _lengths_of(encoder: Model[T], items: Sequence[T]) -> list[Length] | None:
@@ -143,10 +165,11 @@ class _Encoding(Generic[T]):
         pool: ThreadPoolExecutor,
         trail: Trail,
         scores: bool,
+        meter: Meter,
     ) -> None:
         self._bad_rows = _bad_scores if scores else _bad_rows
         self._encoder, self._items, self._budget, self._max_items = encoder, items, budget, max_items
-        self._should_stop, self._pool, self._trail = should_stop, pool, trail
+        self._should_stop, self._pool, self._trail, self._meter = should_stop, pool, trail, meter
         self._lengths = [length.padded for length in lengths]
         self._todo: deque[list[int]] = deque()
         self._ahead: deque[tuple[list[int], Future[Features | _Error]]] = deque()
@@ -179,7 +202,8 @@ class _Encoding(Generic[T]):
         self._prepare_ahead()
         while self._ahead:
             batch, future = self._ahead.popleft()
-            features = future.result()
+            with self._meter.while_in(Step.INPUT_WAIT):
+                features = future.result()
             self._prepare_ahead()
             yield batch, features
             self._prepare_ahead()  # a batch that failed is to be done again, in parts
@@ -191,7 +215,7 @@ class _Encoding(Generic[T]):
 
     def _preprocess(self, batch: list[int]) -> Features | _Error:
         try:
-            with self._trail.at(Place.AHEAD, batch):
+            with self._trail.at(Place.AHEAD, batch), self._meter.while_in(Step.PREPROCESS):
                 return self._encoder.preprocess([self._items[i] for i in batch])
         except WorkerUnfit:
             raise
@@ -202,8 +226,11 @@ class _Encoding(Generic[T]):
 
     def _forward(self, batch: list[int], features: Features) -> np.ndarray | _Error:
         try:
-            with self._trail.at(Place.MAIN, batch):
-                return self._encoder.forward(features)
+            with self._trail.at(Place.MAIN, batch), metered(self._encoder, self._meter):
+                result = self._encoder.forward(features)
+            lengths = [self._lengths[i] for i in batch]
+            self._meter.count(items=len(batch), tokens=sum(lengths), padded=len(batch) * max(lengths))
+            return result
         except WorkerUnfit:
             raise
         except (OutOfMemory, MemoryError):

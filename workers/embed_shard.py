@@ -20,9 +20,10 @@ from schemas.redaction import redact
 from schemas.rows import Modality, PairRow
 from schemas.settings import Settings
 from schemas.shard import Footer, ShardEntry, ShardReport
+from schemas.spent import Spent, Step
 from storage.plans import kept_schema
 from storage.scores import SCORE, joined_in, ranks
-from storage.shards import FAILURES_SCHEMA, ShardOutput, content_sha256, is_published, publish
+from storage.shards import FAILURES_SCHEMA, Published, ShardOutput, content_sha256, is_published, publish
 from workers.batching import Cancelled
 from workers.embedding import Embedded
 from workers.isolation import AloneTask
@@ -114,24 +115,38 @@ def embed_shard(
             return report("busy")
         if job.job.is_cancelled():
             raise Cancelled
-        with clock.while_in("read"):
+        with clock.while_in("read"), job.meter.while_in(Step.READ):
             table = job.plan(message.plan).read_table(entry.shard)
         rows = planned_rows(job.job.record.spec, table, entry.modality)
-        with clock.while_in("load"):
+        with clock.while_in("load"), job.meter.while_in(Step.LOAD_MODEL):
             job.make_ready()
         with clock.while_in("encode"):
             task = AloneTask(location=job.location, job=message.job, plan=message.plan, shard=entry.shard, rows=())
             outcomes = job.care.embed(
                 job, task, rows, deaths=held.deaths, settings=settings, should_stop=partial(_should_stop, held, job)
             )
-            _look_at_canary(job, outcomes, settings.canary_s)
+            with job.meter.while_in(Step.CHECK):
+                _look_at_canary(job, outcomes, settings.canary_s)
         too_large = sum(1 for o in outcomes if isinstance(o, Failure) and o.code is FailureCode.TOO_LARGE)
         if too_large and hand_over(entry, f"rows too large for {settings.size}, even alone: {too_large}"):
             return report("too_large")
-        with clock.while_in("write"):
-            output = _output(job, entry, message, table, rows, outcomes, settings, moved)
+        with clock.while_in("write"), job.meter.while_in(Step.WRITE), _measured(job) as spent:
+            output = _output(job, entry, message, table, rows, outcomes, settings, moved, spent)
             outcome, size = publish(store, output)
+            if outcome is Published.LOST:
+                job.meter.give_back(spent)
         return report(outcome, output.footer, size)
+
+
+@contextlib.contextmanager
+def _measured(job: "OpenJob") -> Iterator[Spent]:
+    """What was measured for a shard that is published now; where that fails it is not forgotten."""
+    spent = job.meter.take()
+    try:
+        yield spent
+    except BaseException:
+        job.meter.give_back(spent)
+        raise
 
 
 def _should_stop(held: HeldLease, job: "OpenJob") -> bool:
@@ -156,6 +171,7 @@ def _output(
     outcomes: list[Outcome],
     settings: Settings,
     moved: str,
+    spent: Spent,
 ) -> ShardOutput:
     record, attempt = job.job.record, uuid.uuid4().hex[:16]
     good = [(i, outcome) for i, outcome in enumerate(outcomes) if isinstance(outcome, Embedded)]
@@ -186,6 +202,7 @@ def _output(
         moved=moved,
         int8_ranges=job.ranges_sha256,
         notes=_notes(job, entry.modality),
+        spent=spent,
     )
     return ShardOutput(
         ranks=_ranks(job, message, ids, vectors, kept),

@@ -11,6 +11,7 @@ from schemas.failures import Failure
 from schemas.recipe import QUANTISED, Recipe
 from schemas.rows import ManifestRow
 from schemas.settings import Settings
+from schemas.spent import Step
 from workers.batching import Cancelled, encode_batches, measure
 from workers.breadcrumb import NoTrail, Trail
 from workers.encoder import Length
@@ -55,7 +56,7 @@ def embed_rows(
     """
     loaded = load_all(job.loader, rows, settings.load_threads)
     done = 0
-    for chunk in _chunks(_unless(should_stop, loaded)):
+    for chunk in job.meter.through(Step.INPUT_WAIT, _chunks(_unless(should_stop, loaded))):
         owners = [done + at for at, row in enumerate(chunk) for _ in _inputs_of(row)]
         yield from _embed_chunk(job, chunk, settings, should_stop, trail_of(owners))
         done += len(chunk)
@@ -85,7 +86,8 @@ def _embed_chunk(
 ) -> Iterator[Embedded | Failure]:
     encoder, recipe = job.encoder(), job.job.record.space.recipe
     inputs = [item for row in chunk for item in _inputs_of(row)]
-    lengths = measure(encoder, inputs, trail)
+    with job.meter.while_in(Step.PREPROCESS):
+        lengths = measure(encoder, inputs, trail)
     encoded = encode_batches(
         encoder,
         inputs,
@@ -94,6 +96,7 @@ def _embed_chunk(
         max_items=_most_items(recipe, settings),
         should_stop=should_stop,
         trail=trail,
+        meter=job.meter,
     )
     results = iter(zip(encoded, lengths, strict=True))
     for row in chunk:
@@ -124,7 +127,9 @@ def _row_of(
         else:
             vectors.append(vector)
             usage.append(_usage_of(segment, taken[0][1]))
-    return failure or Embedded(np.stack(vectors), usage)
+    if failure is not None:
+        return failure
+    return Embedded(vectors[0][None] if len(vectors) == 1 else np.stack(vectors), usage)
 
 
 def _vector_of(parts: list[np.ndarray | Failure], recipe: Recipe) -> np.ndarray | Failure:
@@ -133,7 +138,7 @@ def _vector_of(parts: list[np.ndarray | Failure], recipe: Recipe) -> np.ndarray 
         if isinstance(part, Failure):
             return part
         vectors.append(part)
-    vector = finished(pooled(np.stack(vectors)), recipe)
+    vector = finished(vectors[0] if len(vectors) == 1 else pooled(np.stack(vectors)), recipe)
     return vector if isinstance(vector, Failure) else overflows(vector, recipe) or vector
 
 

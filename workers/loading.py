@@ -11,9 +11,11 @@ from PIL import Image
 from schemas.failures import DEFECT_MESSAGES, Failure, FailureCode, Stage
 from schemas.recipe import Recipe
 from schemas.rows import ManifestRow, Modality, Part
+from schemas.spent import Step
 from workers.content import Film, Sound
 from workers.decoders import Decoders
 from workers.fetch import Fetcher
+from workers.meter import Meter
 from workers.windows import cut_film, cut_sound
 
 
@@ -66,13 +68,16 @@ class Loader(Protocol):
 class MediaLoader:
     """The real loader: texts as they are; media fetched, decoded, and cut as the recipe says."""
 
-    def __init__(self, fetcher: Fetcher, decoders: Decoders, recipe: Recipe) -> None:
+    def __init__(self, fetcher: Fetcher, decoders: Decoders, recipe: Recipe, meter: Meter | None = None) -> None:
         self._fetcher, self._decoders, self._recipe = fetcher, decoders, recipe
+        self._meter = meter or Meter()
 
     def load(self, row: ManifestRow) -> Segments | Failure:
         defect = _defect(row)
         if defect is not None:
             return defect
+        if row.modality is Modality.TEXT and not row.parts:  # most rows there are: nothing to be put together
+            return (Segment(inputs=(Loaded(text=row.text),)),)
         segments: Segments = (Segment(inputs=(Loaded(),)),)
         for part in _parts_of(row):
             found = self._segments(part)
@@ -87,9 +92,14 @@ class MediaLoader:
     def _segments(self, part: Part) -> Segments | Failure:
         if part.modality is Modality.TEXT:
             return (Segment(inputs=(Loaded(text=part.text),)),)
-        data = self._fetcher.fetch(part.uri or "")
+        with self._meter.while_in(Step.FETCH):
+            data = self._fetcher.fetch(part.uri or "")
         if isinstance(data, Failure):
             return data
+        with self._meter.while_in(Step.DECODE):
+            return self._decoded(part, data)
+
+    def _decoded(self, part: Part, data: bytes) -> Segments | Failure:
         if part.modality is Modality.IMAGE:
             image = self._decoders.image(data)
             return image if isinstance(image, Failure) else (Segment(inputs=(Loaded(image=image),)),)

@@ -10,20 +10,22 @@ import redis
 from schemas.presence import TTL_S, WorkerPresence
 from schemas.queues import CLIENT_OPTIONS, client_url, worker_key
 from schemas.settings import Settings
+from workers.metrics import WorkerMetrics
 from workers.model_shelf import ModelShelf
 
 
 class Announcer(threading.Thread):
     """A daemon thread that renews this worker's presence on Redis; an unreachable Redis is no error."""
 
-    def __init__(self, settings: Settings, shelf: ModelShelf) -> None:
+    def __init__(self, settings: Settings, shelf: ModelShelf, metrics: WorkerMetrics | None = None) -> None:
         super().__init__(name="presence", daemon=True)
-        self._settings, self._shelf = settings, shelf
+        self._settings, self._shelf, self._metrics = settings, shelf, metrics or WorkerMetrics()
         self._client = redis.Redis.from_url(client_url(settings.broker_url), **CLIENT_OPTIONS)
         self._ended = threading.Event()
 
     def run(self) -> None:
         while True:
+            self._metrics.look(self._shelf)
             with contextlib.suppress(redis.RedisError):  # only a hint: the next renewal may get through
                 self._client.set(worker_key(self._settings.worker_name), self._presence().to_json(), ex=TTL_S)
             if self._ended.wait(TTL_S / 3):

@@ -44,6 +44,7 @@ from storage.ranges import Ranges
 from storage.store import open_store, require_within
 from workers.batching import Cancelled, TokenBudget
 from workers.breadcrumb import LOADING, Breadcrumb, Place
+from workers.budgets import budget_for, learn_once
 from workers.calibration import frozen_ranges
 from workers.canary import Canary
 from workers.care import Care
@@ -56,6 +57,8 @@ from workers.fetch import Fetcher, FetchRules
 from workers.isolation import AloneTask, embed_alone
 from workers.lease import LeaseBoard, RedisLeases
 from workers.loading import Loader, MediaLoader
+from workers.meter import Meter
+from workers.metrics import WorkerMetrics
 from workers.model_shelf import ModelShelf
 from workers.pair_scorer import PairScorer, load_scorer
 from workers.suspects import RedisSuspects
@@ -76,11 +79,23 @@ _TAKEN_OUT_S = 5.0
 _PASSED_ON_S = 120
 
 
-def build_runtime(settings: Settings, shelf: ModelShelf | None = None, crumb: Breadcrumb | None = None) -> "Runtime":
+def build_runtime(
+    settings: Settings,
+    shelf: ModelShelf | None = None,
+    crumb: Breadcrumb | None = None,
+    metrics: WorkerMetrics | None = None,
+) -> "Runtime":
     """The one place where a worker's parts are put together; `shelf` is the one that its presence tells of."""
     client = redis.Redis.from_url(client_url(settings.broker_url), **CLIENT_OPTIONS)
     shelf = build_shelf(settings) if shelf is None else shelf
-    return Runtime(settings=settings, client=client, leases=RedisLeases(client), shelf=shelf, crumb=crumb)
+    return Runtime(
+        settings=settings,
+        client=client,
+        leases=RedisLeases(client),
+        shelf=shelf,
+        crumb=crumb,
+        metrics=metrics or WorkerMetrics(),
+    )
 
 
 def build_shelf(settings: Settings) -> ModelShelf:
@@ -117,7 +132,9 @@ class OpenJob:
     budget: TokenBudget
     settings: Settings
     canary: Callable[[], Canary | None] = lambda: None  # of the job's model
+    learn: Callable[[], None] = lambda: None  # how large batches should be, where that is not known
     care: Care = field(default_factory=Care)
+    meter: Meter = field(default_factory=Meter)
     plans: dict[str, PlanReader] = field(default_factory=dict)
     ranges: Ranges | None = None  # of int8 vectors
     ranges_sha256: str = ""
@@ -142,6 +159,8 @@ class OpenJob:
     def make_ready(self) -> None:
         """Load the model, and the ranges of int8 vectors, where they are not at hand."""
         self.load()
+        self.learn()
+        self.learn = lambda: None
         if OutputType.INT8 in self.job.record.space.recipe.outputs and self.ranges is None:
             self.ranges, self.ranges_sha256 = frozen_ranges(self, self.settings)
 
@@ -155,7 +174,9 @@ class Runtime:
     leases: LeaseBoard
     shelf: ModelShelf
     crumb: Breadcrumb | None = None
+    metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
     _unfit: str = ""  # why this process computes no more
+    _last_job: str = ""  # that a shard was taken of
     _jobs: dict[str, OpenJob] = field(default_factory=dict)
     _comparisons: dict[str, OpenComparison] = field(default_factory=dict)
     _models: dict[str, ResolvedModel] = field(default_factory=dict)
@@ -195,6 +216,7 @@ class Runtime:
             logger.exception("shard failed", extra={"event": "shard_error", "shard": message.shard})
             report = self._judged(message, f"{type(err).__name__}: {err}")
         self._send(message.job, report)
+        self.metrics.count(report, time.monotonic() - started)
         shown = {
             "outcome": report.outcome,
             "rows": report.rows_ok,
@@ -234,14 +256,24 @@ class Runtime:
         entry = job.plan(message.plan).entry(message.shard)
         if self._may_pass_on(job, entry):
             return self._report(message, "passed")
-        return embed_shard(
-            job,
-            message,
-            leases=self.leases,
-            settings=self.settings,
-            hand_over=partial(self._hand_over, message),
-            moved=self._moved(message, job.job.record.spec.size),
-        )
+        with self._metered(job):
+            return embed_shard(
+                job,
+                message,
+                leases=self.leases,
+                settings=self.settings,
+                hand_over=partial(self._hand_over, message),
+                moved=self._moved(message, job.job.record.spec.size),
+            )
+
+    @contextlib.contextmanager
+    def _metered(self, job: OpenJob) -> Iterator[None]:
+        job.meter.enter(waited=self._last_job == job.job.id)
+        self._last_job = job.job.id
+        try:
+            yield
+        finally:
+            job.meter.leave()
 
     def _compare(self, message: ShardMessage) -> ShardReport:
         location = self._location(message.job)
@@ -277,16 +309,19 @@ class Runtime:
                 require_within(root, self.settings.roots, what="the job's media root")
         if spec.allow_private and not self.settings.allow_private:
             raise NotAllowed("the job reads media from private hosts; start the worker with --allow-private-hosts")
-        model = self._model(job)
+        model, meter = self._model(job), Meter()
+        budget = budget_for(self.settings, model, job.record.space.recipe.dtype)
         opened = OpenJob(
             job=job,
             location=location,
-            loader=self._loader(job),
+            loader=self._loader(job, meter),
             model=partial(self._told, job, model),
-            budget=TokenBudget(self.settings.batch_tokens),
+            budget=budget,
+            learn=partial(self._learn_budget, job, model, budget),
             settings=self.settings,
             canary=partial(self.shelf.canary, model, job.record.space.recipe.dtype),
             care=Care(RedisSuspects(self.client), self.crumb, self._alone),
+            meter=meter,
         )
         while len(self._jobs) >= _JOBS_KEPT:
             self._jobs.pop(next(iter(self._jobs))).loader.close()  # the one opened first
@@ -369,6 +404,11 @@ class Runtime:
             return cast("Encoder", held).told(space.recipe)
         return cast("PairScorer", held).told(space.recipe, space.scoring)
 
+    def _learn_budget(self, job: Job, model: ResolvedModel, budget: TokenBudget) -> None:
+        if job.record.spec.kind is Kind.EMBED:
+            dtype = job.record.space.recipe.dtype
+            learn_once(self.settings, model, dtype, cast("Encoder", self.shelf.get(model, dtype)), budget)
+
     def _loading(self, job: Job, model: ResolvedModel) -> contextlib.AbstractContextManager[None]:
         """Noted, so that a process which the model itself is too much for is known from one that a row killed."""
         if self.crumb is None or self.shelf.holds(model.card.digest, job.record.space.recipe.dtype):
@@ -381,7 +421,7 @@ class Runtime:
             self.shelf.clear()
         return embed_alone(task, self.settings, should_stop)
 
-    def _loader(self, job: Job) -> MediaLoader:
+    def _loader(self, job: Job, meter: Meter) -> MediaLoader:
         spec, settings = job.record.spec, self.settings
         limits = DecodeLimits(
             max_pixels=spec.max_pixels,
@@ -399,7 +439,7 @@ class Runtime:
             allow_http=spec.allow_http,
             allow_private=spec.allow_private,
         )
-        return MediaLoader(Fetcher(rules), self._decoders[limits], job.record.space.recipe)
+        return MediaLoader(Fetcher(rules), self._decoders[limits], job.record.space.recipe, meter)
 
     def _report(self, message: ShardMessage, outcome: str, *, error: str = "") -> ShardReport:
         return ShardReport(

@@ -10,6 +10,7 @@ from schemas.failures import Failure
 from schemas.rerank import JOIN_SCORE
 from schemas.rows import PairRow
 from schemas.settings import Settings
+from schemas.spent import Step
 from storage.scores import in_band
 from workers.batching import Cancelled, encode_batches, measure
 from workers.embedding import Embedded, TrailOf, no_trail
@@ -43,7 +44,8 @@ def score_pairs(
     wanted = _to_be_scored(job, pairs)
     outcomes: dict[int, Embedded | Failure] = dict.fromkeys(set(range(len(pairs))) - set(wanted), UNSCORED)
     loaded = load_pairs(job.loader, [pairs[at] for at in wanted], threads=settings.load_threads, limit=_CHUNK_BYTES)
-    for chunk in _chunks((wanted[at], pair) for at, pair in _unless(should_stop, loaded)):
+    coming = _chunks((wanted[at], pair) for at, pair in _unless(should_stop, loaded))
+    for chunk in job.meter.through(Step.INPUT_WAIT, coming):
         outcomes |= _score_chunk(job, chunk, settings, should_stop, trail_of)
         del chunk  # or it is held, decoded, while the next one fills
     return (outcomes[at] for at in range(len(pairs)))
@@ -65,15 +67,18 @@ def _score_chunk(
     failed: dict[int, Embedded | Failure] = {at: pair for at, pair in chunk if isinstance(pair, Failure)}
     inputs = {at: pair for at, pair in chunk if isinstance(pair, LoadedPair)}
     scorer, trail, items = job.scorer(), trail_of(list(inputs)), list(inputs.values())
+    with job.meter.while_in(Step.PREPROCESS):
+        lengths = measure(scorer, items, trail)
     found = encode_batches(
         scorer,
         items,
-        lengths=measure(scorer, items, trail),
+        lengths=lengths,
         budget=job.budget,
         max_items=settings.batch_items,
         should_stop=should_stop,
         trail=trail,
         scores=True,
+        meter=job.meter,
     )
     scored = (outcome if isinstance(outcome, Failure) else Embedded(outcome.reshape(1, 1), [{}]) for outcome in found)
     return failed | dict(zip(inputs, scored, strict=True))

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import importlib.util
 import math
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -49,6 +50,7 @@ class SentenceEncoder:
         if device == "cpu":
             torch.set_num_threads(1)  # one worker per core: two threads on a busy machine were four times slower
         self.dim = card.dim
+        self.copy_s = 0.0  # that forward has spent on the way to the device and back
         self._card = card
         self._model = _loaded(card, folder, device, dtype)
         self._prompt, self._task = card.default_prompt, ""
@@ -89,10 +91,23 @@ class SentenceEncoder:
 
     @torch.inference_mode()
     def _vectors(self, features: Features) -> np.ndarray:
-        device = self._model.device
-        moved = {name: on_device(device, value) for name, value in features.items()}
-        vectors = self._model(moved, **self._task_option())["sentence_embedding"].float().cpu().numpy()
+        with self._copying():
+            moved = {name: on_device(self._model.device, value) for name, value in features.items()}
+        found = self._model(moved, **self._task_option())["sentence_embedding"].float()
+        if found.is_cuda:
+            torch.cuda.current_stream(found.device).synchronize()  # the copy would wait for it, and be charged for it
+        with self._copying():
+            vectors = found.cpu().numpy()
         return np.asarray(vectors.reshape(len(vectors), -1))  # VideoPrism's films come as (n, 1, dim)
+
+    @contextlib.contextmanager
+    def _copying(self) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            if self._model.device.type != "cpu":
+                self.copy_s += time.monotonic() - started
 
     def _task_option(self) -> dict[str, str]:
         return {"task": self._task} if self._task else {}

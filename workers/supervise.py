@@ -17,6 +17,7 @@ from celery.platforms import set_pdeathsig  # type: ignore[attr-defined]  # miss
 
 from schemas.errors import DeviceFailed, WorkerUnfit
 from schemas.settings import Settings
+from workers.metrics import FOLDER
 
 #: A worker that ends by itself is started again after so many seconds, doubled at each fast death.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
@@ -29,8 +30,9 @@ _MOST_UNFIT, _UNFIT_WITHIN_S = 3, 600.0
 class Worker:
     """One Celery worker process with one child, and its restarts."""
 
-    def __init__(self, settings: Settings, log: Path | None) -> None:
+    def __init__(self, settings: Settings, log: Path | None, counts: Path | None = None) -> None:
         self.settings = settings
+        self._counts = counts
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
@@ -49,7 +51,7 @@ class Worker:
         output: IO[bytes] | int = self._log.open("ab") if self._log else sys.stderr.fileno()
         self._process = subprocess.Popen(
             _command(self.settings),
-            env=_environ(self.settings),
+            env=_environ(self.settings, self._counts),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -101,14 +103,17 @@ class Worker:
 class Fleet:
     """One worker for each of `crew`."""
 
-    def __init__(self, crew: list[Settings], *, logs: Path | None = None, name: str = "") -> None:
+    def __init__(
+        self, crew: list[Settings], *, logs: Path | None = None, name: str = "", counts: Path | None = None
+    ) -> None:
+        """With `counts`, a folder, the processes leave their metrics there."""
         # Random too: containers may share a host's name and have equal pids, and a name owns its leases.
         base = name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self._logs = logs
         self._crumbs = tempfile.TemporaryDirectory(prefix="embedmill-crumbs-")
         crew = [replace(settings, crumb_dir=settings.crumb_dir or self._crumbs.name) for settings in crew]
         self.workers = [
-            Worker(replace(settings, worker_name=f"w{n}@{base}"), logs / f"worker-{n}.log" if logs else None)
+            Worker(replace(settings, worker_name=f"w{n}@{base}"), logs / f"worker-{n}.log" if logs else None, counts)
             for n, settings in enumerate(crew)
         ]
 
@@ -170,9 +175,10 @@ def _command(settings: Settings) -> list[str]:
     ]
 
 
-def _environ(settings: Settings) -> dict[str, str]:
+def _environ(settings: Settings, counts: Path | None) -> dict[str, str]:
     one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     # GPUs counted as nvidia-smi lists them, so that each worker gets the one that its size was read from.
     one_thread |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "DO_NOT_TRACK": "1"}
-    return {**os.environ, **one_thread, **quiet, **settings.to_environ(), "PYTHONUNBUFFERED": "1"}
+    counted = {FOLDER: str(counts)} if counts else {}
+    return {**os.environ, **one_thread, **quiet, **counted, **settings.to_environ(), "PYTHONUNBUFFERED": "1"}

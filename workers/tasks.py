@@ -14,6 +14,7 @@ from schemas.queues import JOIN_TASK, task_name
 from schemas.rows import Modality
 from schemas.settings import Settings
 from workers.breadcrumb import Breadcrumb
+from workers.metrics import WorkerMetrics
 from workers.minder import note_death
 from workers.model_shelf import ModelShelf
 from workers.runtime import Runtime, build_runtime
@@ -28,10 +29,11 @@ class ShardTask(Task):  # type: ignore[type-arg]  # Task is not generic at run t
     settings: Settings
     shelf: ModelShelf
     crumb: Breadcrumb | None
+    metrics: WorkerMetrics
 
     @cached_property
     def runtime(self) -> Runtime:
-        return build_runtime(self.settings, self.shelf, self.crumb)
+        return build_runtime(self.settings, self.shelf, self.crumb, self.metrics)
 
     def note_death(self) -> None:
         """In the parent: the child that worked on this task is dead."""
@@ -39,9 +41,11 @@ class ShardTask(Task):  # type: ignore[type-arg]  # Task is not generic at run t
             note_death(self.settings, self.crumb)
 
 
-def register(app: Celery, settings: Settings, shelf: ModelShelf, crumb: Breadcrumb | None = None) -> None:
+def register(
+    app: Celery, settings: Settings, shelf: ModelShelf, crumb: Breadcrumb | None, metrics: WorkerMetrics
+) -> None:
     """Give `app` one task for each kind of work and modality; they differ in nothing but the name that Flower shows."""
-    attributes = {"settings": settings, "shelf": shelf, "crumb": crumb, "abstract": True}
+    attributes = {"settings": settings, "shelf": shelf, "crumb": crumb, "metrics": metrics, "abstract": True}
     for kind, modality in itertools.product(Kind, Modality):
         base = type("BoundShardTask", (ShardTask,), attributes)
         app.task(name=task_name(modality, kind), base=base, bind=True)(_work)

@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from producer.duplicates import DuplicateFinder
+from storage.duplicates import DuplicateFinder
 
 
 def found_by_dictionary(ids: list[str]) -> list[list[int]]:

@@ -1,5 +1,6 @@
 """Joins in this process: refusals, scores, resuming, and their proof."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,21 @@ def test_a_join_goes_on_where_it_was(sides: tuple[Path, Path], tmp_path: Path) -
     assert (done.pairs, done.published_before) == (1000, 1)
     assert store.get(layout.panel_key(0)) == first
     assert prove_join(store).complete
+
+
+def test_a_join_that_was_begun_with_more_memory_says_how_much_it_takes(tmp_path: Path) -> None:
+    """Its panels are cut: with less it is refused, and with what the message says it goes on."""
+    left, right = (RNG.normal(size=(rows, 512)).astype(np.float32) for rows in (6000, 20))
+    sides = (dataset(tmp_path / "left.parquet", left, "l"), dataset(tmp_path / "right.parquet", right, "r"))
+    asked = request_of(sides, top_k=2)
+    with pytest.raises(Stopped):
+        joined(asked, tmp_path / "out", max_pairs=1)
+
+    with pytest.raises(Refused, match="begun with more memory, in panels of 65,536 rows") as refused:
+        joined(replace(asked, memory=120 * 2**20), tmp_path / "out", max_pairs=1)
+    [told] = re.findall(r"--memory (\w+)", str(refused.value))
+    with pytest.raises(Stopped):
+        joined(replace(asked, memory=bytes_of(told)), tmp_path / "out", max_pairs=1)
 
 
 def test_another_join_is_refused_at_the_same_place(sides: tuple[Path, Path], tmp_path: Path) -> None:

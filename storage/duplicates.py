@@ -5,6 +5,7 @@ import os
 import tempfile
 import weakref
 from array import array
+from collections.abc import Iterable
 from typing import IO
 
 import numpy as np
@@ -38,10 +39,11 @@ class DuplicateFinder:
 
     def add_all(self, ids: list[str], line: int) -> None:
         """Take many ids that go by one line."""
-        self._hashes += b"".join([hashlib.blake2b(item.encode(), digest_size=16).digest() for item in ids])
-        self._lines.extend([line] * len(ids))
-        if len(self._lines) >= _BLOCK:
-            self._write_block()
+        self._take(ids, [line] * len(ids))
+
+    def add_run(self, ids: list[str], first: int) -> None:
+        """Take many ids, whose lines are `first` and those after it."""
+        self._take(ids, range(first, first + len(ids)))
 
     def duplicates(self) -> np.ndarray:
         """The lines, int64 and sorted, whose id was used on an earlier line; see duplicate_pairs()."""
@@ -53,6 +55,12 @@ class DuplicateFinder:
         found = [_pairs(self._bucket(number)) for number in range(_BUCKETS)] if self._file else []
         pairs = np.concatenate([np.empty((0, 2), np.int64), *found])
         return pairs[np.argsort(pairs[:, 0], kind="stable")]
+
+    def _take(self, ids: list[str], lines: Iterable[int]) -> None:
+        self._hashes += b"".join([hashlib.blake2b(item.encode(), digest_size=16).digest() for item in ids])
+        self._lines.extend(lines)
+        if len(self._lines) >= _BLOCK:
+            self._write_block()
 
     def _write_block(self) -> None:
         """Append the hashes in memory to the file, sorted by bucket."""
