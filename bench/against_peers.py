@@ -49,6 +49,7 @@ _WITHOUT_DEPENDENCIES = ("fastembed==0.9.1", "mmh3==5.3.1", "py-rust-stemmers==0
 _NAMES = {
     "embedmill": "**embedmill run**",
     "encode": "`SentenceTransformer.encode`",
+    "encode32": "the same in float32",
     "pool": "its multi-process pool",
     "ray": "Ray Data",
     "daft": "Daft",
@@ -79,15 +80,21 @@ class Cost:
 
 
 def main() -> None:
-    asked = _arguments()
-    _adopt_orphans()
+    asked = arguments()
+    adopt_orphans()
     with tempfile.TemporaryDirectory(prefix="embedmill-bench-") as name:
-        for case in _cases(Path(name), asked):
-            peers = [peer for peer in asked.peers if not (case.pictures and peer == "fastembed")]
-            _report(case, _measured(case, peers, asked), asked)
+        compare(_cases(Path(name), asked), asked)
 
 
-def _arguments() -> argparse.Namespace:
+def compare(cases: Iterable[Case], asked: argparse.Namespace) -> None:
+    """Run all of them on each case, and print a table of each."""
+    for case in cases:
+        peers = [peer for peer in asked.peers if not (case.pictures and peer == "fastembed")]
+        _report(case, _measured(case, peers, asked), asked)
+
+
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """What is asked for, by `words` or by the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rows", type=int, default=20_000, help="texts; 0: none")
     parser.add_argument("--images", type=int, default=1_000, help="pictures; 0: none")
@@ -97,7 +104,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--peers", nargs="*", default=["encode", "pool", "ray", "daft", "fastembed"])
     parser.add_argument("--environment", default="build/peers", help="the peers' environment; made if it is not there")
     parser.add_argument("--options", nargs="*", default=[], help="further words for `embedmill run`")
-    return parser.parse_args()
+    parser.add_argument("--device", default="cpu", help="cpu or cuda:0")
+    parser.add_argument("--dtype", default="float32")
+    return parser.parse_args(words)
 
 
 def _cases(folder: Path, asked: argparse.Namespace) -> Iterable[Case]:
@@ -126,14 +135,15 @@ def _share(share: float) -> str:
 def _measured(case: Case, peers: list[str], asked: argparse.Namespace) -> dict[str, list[tuple[Cost, Path]]]:
     """Seconds and output of each run of each, the runs alternating."""
     python = _environment(Path(asked.environment)) if peers else Path(sys.executable)
+    case.folder.mkdir(parents=True, exist_ok=True)
     if "fastembed" in peers:
-        _peer(python, "export", case, asked.cores, case.folder)
+        _peer(python, "export", case, asked, case.folder)
     found: dict[str, list[tuple[Cost, Path]]] = {}
     for run in range(asked.runs):
         for name in ("embedmill", *peers):
             out = case.folder / f"{name}-{run}"
             is_ours = name == "embedmill"
-            took = _embedmill(case, asked, out) if is_ours else _peer(python, name, case, asked.cores, out)
+            took = _embedmill(case, asked, out) if is_ours else _peer(python, name, case, asked, out)
             if took is not None:
                 found.setdefault(name, []).append((took, out))
                 print(
@@ -145,15 +155,19 @@ def _measured(case: Case, peers: list[str], asked: argparse.Namespace) -> dict[s
 
 def _embedmill(case: Case, asked: argparse.Namespace, out: Path) -> Cost | None:
     words = ["run", str(case.manifest), "--model", case.model_name, "--out", str(out), "--quiet", *asked.options]
-    return _timed([*_ENTRY, *words, "--workers", str(asked.cores)], {"EMBEDMILL_DEVICE": "cpu"})
+    words += ["--dtype", asked.dtype]
+    words += ["--workers", str(asked.cores)] if asked.device == "cpu" else []
+    return _timed([*_ENTRY, *words], {"EMBEDMILL_DEVICE": asked.device})
 
 
-def _peer(python: Path, name: str, case: Case, cores: int, out: Path) -> Cost | None:
+def _peer(python: Path, name: str, case: Case, asked: argparse.Namespace, out: Path) -> Cost | None:
     job = {
         "manifest": str(case.manifest),
         "model": str(case.model),
         "out": str(out),
-        "cores": cores,
+        "cores": asked.cores,
+        "device": asked.device,
+        "dtype": asked.dtype,
         "dim": case.dim,
         "pictures": case.pictures,
         "onnx": str(case.folder / "onnx"),
@@ -177,7 +191,7 @@ def _timed(words: list[str], environ: dict[str, str]) -> Cost | None:
     return None
 
 
-def _adopt_orphans() -> None:
+def adopt_orphans() -> None:
     """Have the processes that others leave behind become this one's children: their CPU seconds count (prctl(2))."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 

@@ -32,6 +32,11 @@ def encode(job: Job) -> None:
     _write(job, rows, _encoded(model, rows))
 
 
+def encode_fp32(job: Job) -> None:
+    """The plain script in single precision, whatever the others compute in."""
+    encode(job | {"dtype": "float32"})
+
+
 def pool(job: Job) -> None:
     """The library's multi-process pool: a process for each core."""
     rows, model = _rows(job), _model(job)
@@ -163,7 +168,7 @@ def _batch(job: Job) -> int:
 def _model(job: Job) -> Any:
     os.environ["HF_HUB_OFFLINE"] = "1"
     library: Any = importlib.import_module("sentence_transformers")
-    return library.SentenceTransformer(job["model"], device="cpu")
+    return library.SentenceTransformer(job["model"], device=job["device"], model_kwargs={"dtype": job["dtype"]})
 
 
 def _encoded(model: Any, rows: list[dict[str, str]], **options: Any) -> Any:
@@ -188,6 +193,7 @@ def _write(job: Job, rows: list[dict[str, str]], vectors: Any) -> None:
 
 PEERS: dict[str, Callable[[Job], None]] = {
     "encode": encode,
+    "encode32": encode_fp32,
     "pool": pool,
     "ray": ray_data,
     "daft": daft,

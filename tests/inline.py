@@ -60,6 +60,14 @@ class InlineMill:
         )
 
     @property
+    def encoder(self) -> Encoder:
+        return self._open.encoder()
+
+    def use(self, encoder: object) -> None:
+        """Embed with another encoder from now on: one of the protocol's shape, around the job's own."""
+        self._open.model = lambda: cast("Encoder", encoder)
+
+    @property
     def care(self) -> Care:
         return self._open.care
 

@@ -81,12 +81,12 @@ def fill_batches(lengths: Sequence[int], *, budget: int, max_items: int) -> list
     return batches
 
 
-def measure(encoder: Model[T], items: Sequence[T], trail: Trail = _NO_TRAIL) -> list[Length]:
+def measure(encoder: Model[T], items: Sequence[T], trail: Trail = _NO_TRAIL, place: Place = Place.MAIN) -> list[Length]:
     """The items' lengths; one that the model cannot measure counts one token, and fails when it is preprocessed."""
     lengths: list[Length] = []
     for start in range(0, len(items), _MEASURED):
         some = items[start : start + _MEASURED]
-        with trail.at(Place.MAIN, range(start, start + len(some))):
+        with trail.at(place, range(start, start + len(some))):
             lengths += _lengths_of(encoder, some) or [(_lengths_of(encoder, [item]) or [Length(1)])[0] for item in some]
     return lengths
 
@@ -110,12 +110,29 @@ def encode_batches(
     as good as any.
     Raises Cancelled between two batches once `should_stop()` is true.
     """
-    if not items:
-        return []
     lengths = measure(encoder, items, trail) if lengths is None else lengths
     with ThreadPoolExecutor(1, thread_name_prefix="preprocess") as pool:
         told = (budget, max_items, should_stop, pool, trail, scores, meter or Meter())
         return _Encoding(encoder, items, lengths, *told).run()
+
+
+def begin_batches(
+    encoder: Model[T],
+    items: Sequence[T],
+    *,
+    pool: ThreadPoolExecutor,
+    lengths: Sequence[Length],
+    budget: TokenBudget,
+    max_items: int,
+    should_stop: Callable[[], bool],
+    trail: Trail,
+    meter: Meter,
+) -> Callable[[], list[np.ndarray | Failure]]:
+    """The rest of an `encode_batches` whose first batches are preprocessed by `pool` from now on.
+
+    The pool has one thread, which measures and preprocesses for all that share it.
+    """
+    return _Encoding(encoder, items, lengths, budget, max_items, should_stop, pool, trail, False, meter).run
 
 
 @contextlib.contextmanager
@@ -174,9 +191,10 @@ class _Encoding(Generic[T]):
         self._todo: deque[list[int]] = deque()
         self._ahead: deque[tuple[list[int], Future[Features | _Error]]] = deque()
         self._outcomes: list[np.ndarray | Failure | None] = [None] * len(items)
+        self._todo.extend(self._within_budget(range(len(items))))
+        self._prepare_ahead()
 
     def run(self) -> list[np.ndarray | Failure]:
-        self._todo.extend(self._within_budget(range(len(self._items))))
         try:
             for batch, features in self._prepared():
                 if self._should_stop():
@@ -199,7 +217,6 @@ class _Encoding(Generic[T]):
 
     def _prepared(self) -> Iterator[tuple[list[int], Features | _Error]]:
         """The batches with their features, in order; the next ones are preprocessed meanwhile."""
-        self._prepare_ahead()
         while self._ahead:
             batch, future = self._ahead.popleft()
             with self._meter.while_in(Step.INPUT_WAIT):

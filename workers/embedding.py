@@ -1,7 +1,9 @@
 """Embedding: a shard's rows become vectors; loaded, batched, encoded, and put together again row by row."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -12,10 +14,12 @@ from schemas.failures import Failure
 from schemas.recipe import QUANTISED, Recipe
 from schemas.rows import ManifestRow
 from schemas.settings import Settings
+from schemas.sizes import CPU
 from schemas.spent import Step
-from workers.batching import Cancelled, encode_batches, measure
-from workers.breadcrumb import NoTrail, Trail
-from workers.encoder import Length
+from workers.ahead import ahead
+from workers.batching import Cancelled, begin_batches, measure
+from workers.breadcrumb import NoTrail, Place, Trail
+from workers.encoder import Encoder, Length
 from workers.loading import IsKnown, Loaded, MediaLoader, Segment, Segments, load_all, nothing_known
 from workers.quantising import finished, overflows, pooled
 
@@ -23,8 +27,11 @@ if TYPE_CHECKING:
     from workers.runtime import OpenJob
 
 #: Bytes of media, or rows, that are held decoded in front of the device at a time.
-_CHUNK_BYTES = 192_000_000
+_CHUNK_BYTES = 64_000_000
 _CHUNK_ROWS = 16_384
+_CHUNK_MEDIA = 64  # of like length: more of them would make no better batches
+#: Chunks that are loaded, or being so, beside the one that the device is at.
+_AHEAD = 2
 
 
 #: The trail of inputs, given the index of each one's row.
@@ -79,15 +86,81 @@ def embed_rows(
     Where `is_known` says so of a row's content, its vectors are elsewhere.
     Raises Cancelled soon after `should_stop()` is true: between two batches, or two rows that are loaded.
     """
+    encoder, left = job.encoder(), threading.Event()
     if isinstance(job.loader, MediaLoader):
-        job.loader.shrink = getattr(job.encoder(), "shrink", None)
-    loaded = load_all(job.loader, rows, settings.load_threads, is_known)
-    done = 0
-    for chunk in job.meter.through(Step.INPUT_WAIT, _chunks(_unless(should_stop, loaded))):
-        owners = [done + at for at, row in enumerate(chunk) for _ in _inputs_of(row)]
-        yield from _embed_chunk(job, chunk, settings, should_stop, trail_of(owners))
-        done += len(chunk)
-        del chunk  # or it is held, decoded, while the next one fills
+        job.loader.shrink = getattr(encoder, "shrink", None)
+    with ThreadPoolExecutor(1, thread_name_prefix="preprocess") as pool:
+        work = _Work(job, encoder, settings, lambda: left.is_set() or should_stop(), trail_of, is_known, pool)
+        begun = ahead(work.begun(rows), _AHEAD)
+        try:
+            for chunk in job.meter.through(Step.INPUT_WAIT, begun):
+                yield from chunk.finished(job.job.record.space.recipe)
+                del chunk  # or it is held, decoded, while the next one is waited for
+        finally:
+            left.set()  # whatever ended this ends what is ahead of it
+            begun.close()
+            pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """Rows that are loaded, measured, and whose first batches are being prepared."""
+
+    rows: list[Segments | Failure]
+    lengths: list[Length]
+    rest: Callable[[], list[np.ndarray | Failure]]  # puts them through the model
+
+    def finished(self, recipe: Recipe) -> Iterator[Embedded | Failure]:
+        results = iter(zip(self.rest(), self.lengths, strict=True))
+        for row in self.rows:
+            yield row if isinstance(row, Failure) else _row_of(row, results, recipe)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is done ahead of the device, in a thread of its own: the next chunk is ready before the last one ends."""
+
+    job: "OpenJob"
+    encoder: Encoder
+    settings: Settings
+    should_stop: Callable[[], bool]
+    trail_of: TrailOf
+    is_known: IsKnown
+    pool: ThreadPoolExecutor  # of one thread: tokenizers are not safe to share
+
+    def begun(self, rows: list[ManifestRow]) -> Generator[_Begun, None, None]:
+        loaded = load_all(self.job.loader, rows, self.settings.load_threads, self.is_known)
+        done = 0
+        for chunk in _chunks(_unless(self.should_stop, loaded), _media_at_a_time(self.settings)):
+            owners = [done + at for at, row in enumerate(chunk) for _ in _inputs_of(row)]
+            done += len(chunk)
+            yield self._begun(chunk, self.trail_of(owners))
+            del chunk
+
+    def _begun(self, chunk: list[Segments | Failure], trail: Trail) -> _Begun:
+        inputs = [item for row in chunk for item in _inputs_of(row)]
+        lengths = self.pool.submit(self._measured, inputs, trail).result()
+        rest = begin_batches(
+            self.encoder,
+            inputs,
+            pool=self.pool,
+            lengths=lengths,
+            budget=self.job.budget,
+            max_items=_most_items(self.job.job.record.space.recipe, self.settings),
+            should_stop=self.should_stop,
+            trail=trail,
+            meter=self.job.meter,
+        )
+        return _Begun(chunk, lengths, rest)
+
+    def _measured(self, inputs: list[Loaded], trail: Trail) -> list[Length]:
+        with self.job.meter.while_in(Step.PREPROCESS):
+            return measure(self.encoder, inputs, trail, Place.AHEAD)
+
+
+def _media_at_a_time(settings: Settings) -> int:
+    """A batch's worth and more, and no longer: the device waits for the first ones."""
+    return _CHUNK_MEDIA if settings.device == CPU else max(_CHUNK_MEDIA, settings.batch_items)
 
 
 def _unless(
@@ -102,32 +175,6 @@ def _unless(
 
 def _inputs_of(row: Segments | Failure) -> list[Loaded]:
     return [] if isinstance(row, Failure) else [item for segment in row for item in segment.inputs]
-
-
-def _embed_chunk(
-    job: "OpenJob",
-    chunk: list[Segments | Failure],
-    settings: Settings,
-    should_stop: Callable[[], bool],
-    trail: Trail,
-) -> Iterator[Embedded | Failure]:
-    encoder, recipe = job.encoder(), job.job.record.space.recipe
-    inputs = [item for row in chunk for item in _inputs_of(row)]
-    with job.meter.while_in(Step.PREPROCESS):
-        lengths = measure(encoder, inputs, trail)
-    encoded = encode_batches(
-        encoder,
-        inputs,
-        lengths=lengths,
-        budget=job.budget,
-        max_items=_most_items(recipe, settings),
-        should_stop=should_stop,
-        trail=trail,
-        meter=job.meter,
-    )
-    results = iter(zip(encoded, lengths, strict=True))
-    for row in chunk:
-        yield row if isinstance(row, Failure) else _row_of(row, results, recipe)
 
 
 def _most_items(recipe: Recipe, settings: Settings) -> int:
@@ -181,14 +228,15 @@ def _usage_of(segment: Segment, length: Length) -> dict[str, float]:
     return told
 
 
-def _chunks(loaded: Iterator[Segments | Failure]) -> Iterator[list[Segments | Failure]]:
+def _chunks(loaded: Iterator[Segments | Failure], media_at_a_time: int) -> Iterator[list[Segments | Failure]]:
     chunk: list[Segments | Failure] = []
-    size = 0
+    size = media = 0
     for row in loaded:
         chunk.append(row)
-        size += sum(item.nbytes for item in _inputs_of(row))
-        if size >= _CHUNK_BYTES or len(chunk) >= _CHUNK_ROWS:
+        sizes = [item.nbytes for item in _inputs_of(row)]
+        size, media = size + sum(sizes), media + sum(map(bool, sizes))
+        if size >= _CHUNK_BYTES or media >= media_at_a_time or len(chunk) >= _CHUNK_ROWS:
             yield chunk
-            chunk, size = [], 0
+            chunk, size, media = [], 0, 0
     if chunk:
         yield chunk
