@@ -53,6 +53,7 @@ class Effort:
     """What a dedup may take up; nothing here changes a cluster."""
 
     threads: int = 1
+    device: Device = Device.AUTO
     memory: int = 2**30  # bytes
     max_pairs: int = 50_000_000
 
@@ -213,7 +214,7 @@ class Dedup:
 
     @cached_property
     def _engine(self) -> Engine:
-        return engine_for(Device.AUTO, Precision.AUTO, self._effort.threads)
+        return engine_for(self._effort.device, Precision.AUTO, self._effort.threads)
 
     @cached_property
     def _distinct(self) -> Distinct:

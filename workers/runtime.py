@@ -300,7 +300,7 @@ class Runtime:
         store = with_faults(open_store(location), self.settings.store_faults)
         allow = partial(require_within, roots=self.settings.roots, what="what is joined")
         told, most = Told(), pair_limit(store)
-        comparison = open_comparison(store, max_pairs=most, allow=allow, check=told.check)
+        comparison = open_comparison(store, max_pairs=most, device=self.settings.device, allow=allow, check=told.check)
         opened = OpenComparison(location, comparison, told, most)
         if opened.comparison.id != job_id:
             raise NotAllowed(f"{location} holds {opened.comparison.id}, not {job_id}; the message was dropped")
