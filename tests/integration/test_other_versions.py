@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.job import FORMAT, RERANK_FORMAT
+from schemas.job import FORMAT, OLD_FORMAT
 from schemas.message import ShardMessage
 from schemas.settings import Settings
 from storage.shards import published_shards
@@ -31,7 +31,7 @@ def test_a_manifest_that_changed_since_the_plan_is_refused(tmp_path: Path, chang
     assert "Traceback" not in refused.stderr
 
 
-@pytest.mark.parametrize("version", [FORMAT - 1, RERANK_FORMAT + 1], ids=["older", "newer"])
+@pytest.mark.parametrize("version", [OLD_FORMAT - 1, FORMAT + 1], ids=["older", "newer"])
 def test_a_worker_leaves_jobs_of_another_format_to_others(tmp_path: Path, version: int) -> None:
     """It says which format it reads, publishes nothing, and no attempt of the shard is counted: it is not its fault."""
     with redis_server() as broker:
@@ -45,5 +45,5 @@ def test_a_worker_leaves_jobs_of_another_format_to_others(tmp_path: Path, versio
         said = floor.reports()
 
     assert [report.outcome for report in said] == [shown["outcome"]] == ["unfit"]
-    assert f"has format {version}, this embedmill reads {FORMAT}" in said[0].error
+    assert f"has format {version}, this embedmill reads {OLD_FORMAT}, " in said[0].error
     assert list(published_shards(floor.job.store)) == []
