@@ -113,7 +113,7 @@ def test_what_was_spent_before_counts(tmp_path: Path) -> None:
 
     assert before == 0
     assert spent > 0
-    limit = SpendLimit(max_cost=1.0, price=1.0 / spent * HOUR)
+    limit = SpendLimit(max_cost=1.0, price=1.001 / spent * HOUR)
     with pytest.raises(LimitReached):
         spending_of(job, limit).stop_if_exceeded(left=1)
 
