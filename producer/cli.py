@@ -1026,7 +1026,11 @@ def _mill(
 
     devices = find_devices(os.environ.get("EMBEDMILL_DEVICE", "auto"), size=os.environ.get("EMBEDMILL_SIZE", ""))
     with _broker(broker_url, insecure) as (url, broker), tempfile.TemporaryDirectory(prefix="embedmill-logs-") as logs:
-        roots = (job.store.url, *(r for r in job.record.spec.media_roots if not r.startswith("http")))
+        roots = (
+            job.store.url,
+            *job.record.spec.reuse,
+            *(r for r in job.record.spec.media_roots if not r.startswith("http")),
+        )
         settings = replace(Settings.from_environ(os.environ), allow_private=job.record.spec.allow_private)
         crew = crew_settings(settings, broker_url=url, roots=roots, devices=devices, count=count)
         if not broker_url:

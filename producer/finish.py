@@ -139,6 +139,8 @@ def _manifest(
             "vectors": outcomes.vectors,
             "vectors_by_modality": dict(sorted(outcomes.vectors_by_modality.items())),
             "failures": dict(sorted(outcomes.failures.items())),
+            "equal": outcomes.equal,
+            "reused": outcomes.reused,
             "rejects": job.record.plan.rejects,
             "files": described,
             "others": _others(job, plan, files),
@@ -151,7 +153,7 @@ def _others(job: Job, last: PlanRecord, files: list[PublishedFile]) -> list[dict
     """What is not data but must not change either; statistics and views prove themselves: a retry writes them anew."""
     keys = [layout.JOB, *(layout.manifest_key(n) for n in range(last.round))]
     for plan in job.rounds():
-        keys += [*plan.files, plan.index, *filter(None, [plan.rejects_file, plan.sample])]
+        keys += [*plan.files, plan.index, *filter(None, [plan.rejects_file, plan.sample, plan.reuse])]
         keys += [layout.retry_key(plan.round)] if plan.round else []
     keys += [layout.RANGES] if job.store.size(layout.RANGES) is not None else []
     keys += [layout.failures_key(f.footer.shard, f.footer.attempt) for f in files if f.footer.rows_failed]

@@ -25,6 +25,7 @@ def summary_lines(status: JobStatus, *, seconds: float | None, done_now: int) ->
         f"  {Words.of(status.kind).rows:10}{status.rows:,}"
         + (f" (+ {status.skipped:,} of other modalities, skipped)" if status.skipped else ""),
         _made(status),
+        *_origins(status),
         f"  failures  {status.failed:,}" + _by_code(status),
     ]
     if status.rejects:
@@ -75,6 +76,7 @@ def status_lines(status: JobStatus) -> list[str]:
         f"{status.job}: {status.state}",
         f"  {rows:10}{done:,} of {status.rows:,} done ({share}), {status.published} of {status.shards} shards",
         _made(status),
+        *_origins(status),
         f"  failures  {status.failed:,}{_by_code(status)}",
         f"  rejects   {status.rejects:,}",
         *_left_out(status),
@@ -106,6 +108,18 @@ def _made(status: JobStatus) -> str:
     if _noun(status) == "score":
         return f"  scores    {status.vectors:,}{_by_modality(status)}"
     return f"  vectors   {status.vectors:,} of {status.dim} dimensions{_by_modality(status)}"
+
+
+def _origins(status: JobStatus) -> list[str]:
+    """Where vectors come from, and what the plan expects of earlier jobs, where it is worth a word."""
+    lines = []
+    if status.reusable:
+        saved = duration(status.reuse_saves_s)
+        lines.append(f"  reuse     {status.reusable:,} texts are in earlier jobs, which saves about {saved} of a core")
+    if status.equal or status.reused:
+        taken = f"{status.equal:,} equal to others, {status.reused:,} from earlier jobs"
+        lines.append(f"  computed  {status.computed:,} rows; {taken}")
+    return lines
 
 
 def _left_out(status: JobStatus) -> list[str]:

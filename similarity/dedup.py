@@ -32,7 +32,7 @@ from similarity.measure import COSINE
 from similarity.vectors import VectorSource
 from storage import layout
 from storage.jobs import now
-from storage.parquet import open_parquet, plain_file, read_parquet
+from storage.parquet import open_parquet, plain_file, read_sealed
 from storage.phases import Phase, panels_of
 from storage.store import LocalStore, Store
 
@@ -161,7 +161,7 @@ class Dedup:
             pairs += self.panel(number)
             if pairs > self._effort.max_pairs:
                 raise Stopped(self._too_many())
-            table = read_parquet(self.store, layout.stage_key(layout.NEAR, number))
+            table = read_sealed(self.store, layout.stage_key(layout.NEAR, number))
             hang.connect(np.asarray(table["row"]), np.asarray(table["first"]))
             self._progress("near copies", number + 1, self.panels, pairs)
         clusters = self._clusters(hang)
@@ -207,7 +207,7 @@ class Dedup:
         """int64 (rows,): of each row the first with the same vector; found once, and kept beside the panels."""
         self._find_alike()
         key = layout.stage_key(layout.ALIKE, 0)
-        table = read_parquet(self.store, key)
+        table = read_sealed(self.store, key)
         self._told(table.schema, key)
         return np.asarray(table["first"].combine_chunks())
 

@@ -13,6 +13,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from schemas.failures import Failure, FailureCode, Stage
+from workers.shrinking import Shrink
 
 # Pillow's readers are called directly, not through Image.open: that one asks every reader it knows, and judges
 # the size by Image.MAX_IMAGE_PIXELS, which is one number for the whole process.
@@ -40,9 +41,10 @@ _TURNS = {
 _SAMPLE_SCALE = {"L;2": 85.0, "L;4": 17.0, "RGB;16B": 1 / 256}
 
 
-def decode_image(data: bytes, *, max_pixels: int) -> Image.Image | Failure:
+def decode_image(data: bytes, *, max_pixels: int, shrink: Shrink | None = None) -> Image.Image | Failure:
     """The first frame of `data`, upright, on white, as RGB that owns its pixels; or why there is none.
 
+    `shrink` brings a larger one to the size that its model sees.
     The content alone decides the format: PNG, JPEG, WEBP, GIF, BMP or TIFF.
     """
     reader = next((reader for magic, reader in _READERS if magic.match(data)), None)
@@ -52,7 +54,8 @@ def decode_image(data: bytes, *, max_pixels: int) -> Image.Image | Failure:
         with reader(io.BytesIO(data)) as file:
             if file.width * file.height > max_pixels:
                 return _too_many(f"{file.width} x {file.height}", max_pixels)
-            return _pixels(file)
+            image = _pixels(file)
+            return image if shrink is None else shrink.apply(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # WEBP, GIF and TIFF: canvas and tiles
         return _too_many("more than the reader takes", max_pixels)
     except MemoryError:  # says nothing of the bytes: they may be good, and the limit low

@@ -24,6 +24,7 @@ from workers.decode_audio import decode_sound
 from workers.decode_video import Sampling, decode_film
 from workers.decoder_process import NO_MEMORY
 from workers.jail import die_with_parent, lock_in
+from workers.shrinking import Shrink
 
 _LENGTH = struct.Struct("<I")
 _STRIP = 2**18  # bytes
@@ -98,7 +99,8 @@ def _pieces(part: np.ndarray | Image.Image) -> Iterator[Any]:
 def _decoded(header: dict[str, Any], data: bytes) -> tuple[dict[str, Any], _Parts]:
     kind, limits = header["kind"], header["limits"]
     if kind == "image":
-        image = decode_image(data, max_pixels=limits["max_pixels"])
+        shrink = Shrink(**header["shrink"]) if header["shrink"] else None
+        image = decode_image(data, max_pixels=limits["max_pixels"], shrink=shrink)
         return _failed(image) if isinstance(image, Failure) else ({}, [image])
     if kind == "sound":
         del limits["max_pixels"]

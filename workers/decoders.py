@@ -5,7 +5,7 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from schemas.failures import Failure, FailureCode, Stage, one_line
 from workers.content import Film, Sound
 from workers.decoder_process import DecoderProcess, Gone, Late
 from workers.decoder_reply import NotBelieved, Reply, films_of, image_of, sound_of
+from workers.shrinking import Shrink
 
 _T = TypeVar("_T")
 _Made = Callable[[Reply, list[np.ndarray]], _T]
@@ -46,9 +47,9 @@ class Decoders:
         # A process dies with the thread that started it (prctl(2), PR_SET_PDEATHSIG): threads that ask come and go.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="decoders")
 
-    def image(self, data: bytes) -> Image.Image | Failure:
-        """The first frame of a picture, upright, on white, RGB."""
-        return self._ask({"kind": "image"}, data, image_of)
+    def image(self, data: bytes, *, shrink: Shrink | None = None) -> Image.Image | Failure:
+        """The first frame of a picture, upright, on white, RGB; a large one at the size that `shrink` says."""
+        return self._ask({"kind": "image", "shrink": asdict(shrink) if shrink else None}, data, image_of)
 
     def sound(self, data: bytes, *, rate: int) -> Sound | Failure:
         """The whole sound, mono float32 at `rate` Hz."""

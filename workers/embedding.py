@@ -2,7 +2,8 @@
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ from schemas.spent import Step
 from workers.batching import Cancelled, encode_batches, measure
 from workers.breadcrumb import NoTrail, Trail
 from workers.encoder import Length
-from workers.loading import Loaded, Segment, Segments, load_all
+from workers.loading import IsKnown, Loaded, MediaLoader, Segment, Segments, load_all, nothing_known
 from workers.quantising import finished, overflows, pooled
 
 if TYPE_CHECKING:
@@ -35,12 +36,34 @@ def no_trail(rows: Sequence[int]) -> Trail:
     return NoTrail()
 
 
+class Origin(StrEnum):
+    """Where a row's vectors come from."""
+
+    COMPUTED = "computed"
+    EQUAL = "equal"  # another row of the shard has the same content, and the vectors were computed for that one
+    REUSED = "reused"  # an earlier job has them
+
+
 @dataclass(frozen=True, slots=True)
 class Embedded:
     """One row's vectors: one, or one for each of its segments."""
 
     vectors: np.ndarray  # float32 (segments, dim), as the recipe says
     usage: list[dict[str, float]]  # of each segment: how much of the row the model saw
+    content: bytes = b""  # the row's content hash
+    origin: Origin = Origin.COMPUTED
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it only says which content it is of: the vectors come with another row, or from an earlier job."""
+        return not len(self.vectors)
+
+
+def as_equal(outcome: Embedded | Failure) -> Embedded | Failure:
+    """The outcome of a row for another one of the same content."""
+    if isinstance(outcome, Failure) or outcome.origin is Origin.REUSED:
+        return outcome
+    return replace(outcome, origin=Origin.EQUAL)
 
 
 def embed_rows(
@@ -49,12 +72,16 @@ def embed_rows(
     settings: Settings,
     should_stop: Callable[[], bool],
     trail_of: TrailOf = no_trail,
+    is_known: IsKnown = nothing_known,
 ) -> Iterator[Embedded | Failure]:
     """The vectors of each row, or why it has none, in order; decoded media are held a chunk at a time.
 
+    Where `is_known` says so of a row's content, its vectors are elsewhere.
     Raises Cancelled soon after `should_stop()` is true: between two batches, or two rows that are loaded.
     """
-    loaded = load_all(job.loader, rows, settings.load_threads)
+    if isinstance(job.loader, MediaLoader):
+        job.loader.shrink = getattr(job.encoder(), "shrink", None)
+    loaded = load_all(job.loader, rows, settings.load_threads, is_known)
     done = 0
     for chunk in job.meter.through(Step.INPUT_WAIT, _chunks(_unless(should_stop, loaded))):
         owners = [done + at for at, row in enumerate(chunk) for _ in _inputs_of(row)]
@@ -116,6 +143,9 @@ def _row_of(
     segments: Segments, results: Iterator[tuple[np.ndarray | Failure, Length]], recipe: Recipe
 ) -> Embedded | Failure:
     """Take one row's results from the iterator, all of them, and put them together; the first failure is the row's."""
+    content = segments[0].content
+    if not segments[0].inputs:
+        return Embedded(np.empty((0, 0), np.float32), [], content)
     vectors: list[np.ndarray] = []
     usage: list[dict[str, float]] = []
     failure: Failure | None = None
@@ -127,7 +157,9 @@ def _row_of(
         else:
             vectors.append(vector)
             usage.append(_usage_of(segment, taken[0][1]))
-    return failure or Embedded(np.stack(vectors), usage)
+    if failure is not None:
+        return failure
+    return Embedded(vectors[0][None] if len(vectors) == 1 else np.stack(vectors), usage, content)
 
 
 def _vector_of(parts: list[np.ndarray | Failure], recipe: Recipe) -> np.ndarray | Failure:
@@ -136,7 +168,7 @@ def _vector_of(parts: list[np.ndarray | Failure], recipe: Recipe) -> np.ndarray 
         if isinstance(part, Failure):
             return part
         vectors.append(part)
-    vector = finished(pooled(np.stack(vectors)), recipe)
+    vector = finished(vectors[0] if len(vectors) == 1 else pooled(np.stack(vectors)), recipe)
     return vector if isinstance(vector, Failure) else overflows(vector, recipe) or vector
 
 

@@ -41,6 +41,7 @@ from storage.model_files import ResolvedModel, resolve_model
 from storage.pair_limit import pair_limit
 from storage.plans import PlanReader
 from storage.ranges import Ranges
+from storage.reuse import EarlierVectors, read_earlier
 from storage.store import open_store, require_within
 from workers.batching import Cancelled, TokenBudget
 from workers.breadcrumb import LOADING, Breadcrumb, Place
@@ -136,8 +137,16 @@ class OpenJob:
     care: Care = field(default_factory=Care)
     meter: Meter = field(default_factory=Meter)
     plans: dict[str, PlanReader] = field(default_factory=dict)
+    reused: EarlierVectors | None = None  # once it was asked for
     ranges: Ranges | None = None  # of int8 vectors
     ranges_sha256: str = ""
+
+    def earlier(self) -> EarlierVectors | None:
+        """The vectors of earlier jobs; None where the job takes none."""
+        key, space = self.job.record.plan.reuse, self.job.record.space
+        if key is not None and self.reused is None:
+            self.reused = EarlierVectors(read_earlier(self.job.store, key), space, open_store)
+        return self.reused
 
     def plan(self, digest: str) -> PlanReader:
         if digest not in self.plans:
@@ -307,6 +316,8 @@ class Runtime:
         for root in spec.media_roots:
             if not root.startswith(("http://", "https://")):
                 require_within(root, self.settings.roots, what="the job's media root")
+        for place in spec.reuse:
+            require_within(place, self.settings.roots, what="an earlier job whose vectors are taken")
         if spec.allow_private and not self.settings.allow_private:
             raise NotAllowed("the job reads media from private hosts; start the worker with --allow-private-hosts")
         model, meter = self._model(job), Meter()

@@ -28,6 +28,7 @@ from workers.content import Film
 from workers.encoder import Length, OutOfMemory
 from workers.loading import Loaded
 from workers.processor_check import check_processor
+from workers.shrinking import Shrink, shrink_of, trial_picture
 
 #: What torch's allocators say in a plain RuntimeError.
 _OUT_OF_MEMORY_SIGNS = ("not enough memory", "can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -56,6 +57,9 @@ class SentenceEncoder:
         self._prompt, self._task = card.default_prompt, ""
         self._template_tokens = self._measured_template()
         self._check()
+        self.shrink = (
+            self._proved_shrink()
+        )  # what pictures are brought to where they are decoded; None: left as they are
 
     def told(self, recipe: Recipe) -> "SentenceEncoder":
         twin = copy.copy(self)  # the model itself is shared
@@ -166,6 +170,17 @@ class SentenceEncoder:
             if vectors.shape != (1, self.dim) or not np.isfinite(vectors).all():
                 said = f"says {self.dim} dimensions, its vectors of {modality} are {vectors.shape[1:]}"
                 raise WorkerUnfit(f"model {self._card.name} {said}, or not finite; it is not what was planned with")
+
+    def _proved_shrink(self) -> Shrink | None:
+        """The size that the processor resizes to, if a picture of that size gives the same pixels to the bit."""
+        if Modality.IMAGE not in self._card.modalities or self._card.family not in _PIL_FAMILIES:
+            return None
+        shrink = shrink_of(getattr(self._model.processor, "image_processor", self._model.processor))
+        if shrink is None:
+            return None
+        picture = trial_picture(shrink)
+        whole, shrunk = (self.preprocess([Loaded(image=each)]) for each in (picture, shrink.apply(picture)))
+        return shrink if torch.equal(whole["pixel_values"], shrunk["pixel_values"]) else None
 
 
 def input_of(item: Loaded) -> dict[str, Any]:
