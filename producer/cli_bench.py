@@ -72,7 +72,7 @@ def _measure(
     """What was measured, and on what; remembered."""
     from itertools import groupby
 
-    from producer.planner import row_cost
+    from producer.costs import row_cost
     from producer.recipes import Wishes, recipe_for
     from schemas.rates import Rates, Source
     from schemas.rows import ManifestRow, Modality
