@@ -121,6 +121,7 @@ class Coordinator:
         self._listed_at = -1e9
         self._listing_pause = LISTING_EVERY_S
         self._recall_cancel = False  # the store says that the job is not cancelled; Redis may still say that it is
+        self._unpublished = len(self._published)  # shards, as of the last tick
         self._fill_lanes()
 
     def tick(self) -> Progress:
@@ -133,6 +134,8 @@ class Coordinator:
         workers, note, unlisted = 0, "", ""
         if self._clock() - self._listed_at >= self._listing_pause:
             unlisted = self._try_to_list()
+        if not self._done:
+            self._spending.stop_if_exceeded(self._unpublished)  # before anything more is sent
         try:
             note = self._work_the_board() or unlisted
             workers, unserved = self._look_for_workers()
@@ -146,7 +149,7 @@ class Coordinator:
             unlisted = self._try_to_list()
         self._stop_over_limit()
         progress = self._progress(workers, note or unlisted, done=self._done and not unlisted)
-        self._spending.stop_if_exceeded(progress.shards - progress.published)
+        self._unpublished = progress.shards - progress.published
         return progress
 
     def release(self) -> None:

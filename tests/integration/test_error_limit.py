@@ -20,8 +20,8 @@ def broker() -> Iterator[EmbeddedBroker]:
 def test_a_job_that_fails_too_often_stops_and_can_be_resumed(broker: EmbeddedBroker, tmp_path: Path) -> None:
     """Every tenth row is NaN: with five in a hundred allowed it stops at once; with any it is finished, none twice."""
     rows = texts(3000, longest=5)
-    for row in rows[::10]:
-        row["text"] = "!nan"
+    for n, row in enumerate(rows[::10]):
+        row["text"] = f"!nan {n}"  # each another text: equal ones are one shard's
     manifest, out = write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "out"
     env = {"EMBEDMILL_BROKER_URL": broker.url, "EMBEDMILL_HASH_FAULTS": "poison", "EMBEDMILL_HASH_DELAY_MS": "1"}
     words = ("submit", manifest, "--model", "hash", "--out", out, "--shard-seconds", "0.01", "--max-error-rate")

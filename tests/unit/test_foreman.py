@@ -1,10 +1,15 @@
 """The foreman: many jobs, and what one of them has must cost no other."""
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from producer.board import MemoryBoard
+from producer.error_limit import ErrorLimit
 from producer.foreman import Foreman
+from producer.prepare import resume
+from producer.spending import SpendLimit
+from producer.status import JobState, job_status
 from schemas.message import ShardMessage
 from storage import layout
 from storage.jobs import Job
@@ -61,4 +66,29 @@ def test_a_job_is_taken_up_again_when_its_store_is_back(tmp_path: Path) -> None:
     job.store.create(job.record.plan.index, index)
     foreman.tick()
 
+    assert outbox.sent == [job.record.plan.digest]
+
+
+def test_a_job_whose_time_is_over_stops_and_goes_on_with_more(tmp_path: Path) -> None:
+    """Nothing is sent beyond its deadline, the store says why it stopped; submitted again with a later one it is."""
+    job = planned_job(LocalStore(tmp_path / "job"), [text_rows(5)])
+    board, outbox, said = MemoryBoard(), Outbox(), list[str]()
+    foreman = Foreman((str(tmp_path),), board=board, queue=outbox, say=said.append)
+
+    def submit(deadline: float) -> None:
+        resume(job)
+        limit = SpendLimit(deadline=deadline)
+        job.store.replace(layout.SUBMITTED, ErrorLimit().to_json(spend_limit=limit.to_dict()))
+        board.submit(job.id, job.store.url)
+
+    submit(time.time() - 60)
+    foreman.tick()
+    sent, stopped, asked = list(outbox.sent), job_status(job), job.store.size(layout.SUBMITTED)
+    submit(time.time() + 3600)
+    foreman.tick()
+
+    assert (sent, asked, board.withdrawn) == ([], None, {job.id})
+    assert stopped.state is JobState.STOPPED
+    assert "the --deadline" in stopped.notes[0]
+    assert any("the --deadline" in line for line in said)
     assert outbox.sent == [job.record.plan.digest]

@@ -1,6 +1,5 @@
 """Spending: a job stops when it has cost what it may, or its time is over, and not a moment before or in vain."""
 
-import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,6 +10,8 @@ import typer
 from producer.error_limit import ErrorLimit
 from producer.spend_options import spend_words
 from producer.spending import Spending, SpendLimit, spending_of, spent_before
+from producer.status import JobState, job_status
+from producer.verify import verify_store
 from schemas.errors import LimitReached
 from storage.model_files import resolve_model
 from storage.store import LocalStore
@@ -113,7 +114,7 @@ def test_what_was_spent_before_counts(tmp_path: Path) -> None:
 
     assert before == 0
     assert spent > 0
-    limit = SpendLimit(max_cost=1.0, price=1.0 / spent * HOUR)
+    limit = SpendLimit(max_cost=1.0, price=1.001 / spent * HOUR)
     with pytest.raises(LimitReached):
         spending_of(job, limit).stop_if_exceeded(left=1)
 
@@ -158,23 +159,24 @@ def test_a_cost_without_a_price_is_refused() -> None:
 
 def test_a_run_stops_at_its_limit_and_goes_on_with_a_higher_one(tmp_path: Path) -> None:
     """Exit code 4, one clear line, whole shards, `status` says why; with a higher limit each row has one vector."""
-    manifest, out = write_jsonl(tmp_path / "rows.jsonl", texts(1200, longest=60)), tmp_path / "out"
+    manifest, out = write_jsonl(tmp_path / "rows.jsonl", texts(500, longest=60)), tmp_path / "out"
     words = ("run", manifest, "--model", "hash", "--out", out, "--shard-seconds", "0.01", "--workers", "1")
-    env = {"EMBEDMILL_HASH_DELAY_MS": "5"}  # 6 s of work
+    env = {"EMBEDMILL_HASH_DELAY_MS": "5"}  # 2.5 s of work
 
-    stopped = embedmill(*words, "--price", "cpu=3600", "--max-cost", "1.5", env=env)
-    seen = json.loads(embedmill("status", out, "--json").stdout)
-    proved = json.loads(embedmill("verify", out, "--json").stdout)
+    stopped = embedmill(*words, "--price", "cpu=3600", "--max-cost", "0.8", env=env)
+    job, proved = verify_store(LocalStore(out))
+    assert job is not None
+    seen = job_status(job)
     done = embedmill(*words, "--price", "cpu=3600", "--max-cost", "1000")
 
     assert stopped.returncode == 4, stopped.stderr
-    assert "and --max-cost is 1.5" in stopped.stderr
+    assert "and --max-cost is 0.8" in stopped.stderr
     assert "Traceback" not in stopped.stderr
-    assert (seen["state"], "--max-cost" in seen["notes"][0]) == ("stopped", True)
-    assert 0 < seen["vectors"] < 1200
-    assert proved["problems"] == []
+    assert (seen.state, "--max-cost" in seen.notes[0]) == (JobState.STOPPED, True)
+    assert 0 < seen.vectors < 500
+    assert proved.problems == []
     assert done.returncode == 0, done.stderr
-    assert embedmill("verify", out).returncode == 0
+    assert verify_store(job.store)[1].complete
 
 
 def _digest() -> str:
