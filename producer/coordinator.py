@@ -377,11 +377,11 @@ class Coordinator:
             self._send(lane, window - in_flight)
 
     def _send(self, lane: _Lane, room: int) -> None:
-        batch: list[int] = []
+        batch: dict[int, None] = {}  # in order, and each once
         while lane.waiting and len(batch) < room:
             shard = lane.waiting.popleft()
-            if not self._published[shard] and shard not in self._sent and shard not in batch:
-                batch.append(shard)
+            if not self._published[shard] and shard not in self._sent:
+                batch[shard] = None
         try:
             held = self._board.leased(self._work.id, batch)  # by workers that heard of them before: watched, not sent
             messages = [self._message(shard) for shard in batch if shard not in held]

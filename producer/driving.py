@@ -16,7 +16,7 @@ from producer.work import JobWork, Work
 from schemas.errors import BrokerError, LimitReached, Stopped
 from storage.jobs import Job, write_stopped
 
-_TICK_S = 0.5
+TICK_S = 0.5
 #: Workers of this machine that die so often, while nothing gets published, are not going to.
 _MAX_DEATHS = 8
 
@@ -104,7 +104,7 @@ def _loop(coordinator: Coordinator, screen: Screen, crew: Crew | None, broker: W
         if progress.done:
             return
         deaths.check(progress)
-        time.sleep(_TICK_S)
+        time.sleep(TICK_S)
 
 
 class _DeathCount:

@@ -31,7 +31,11 @@ class CeleryQueue:
     def send(self, task: str, size: str, messages: Iterable[ShardMessage]) -> None:
         queue = queue_of(task, size)
         try:
-            with self._app.connection_for_write() as connection, self._app.amqp.Producer(connection) as producer:
+            with (
+                self._app.connection_for_write() as connection,
+                self._app.amqp.Producer(connection) as producer,
+                producer.batch(),  # type: ignore[attr-defined]  # not in the stubs; one round trip for 1,000 messages
+            ):
                 for message in messages:
                     self._sent += 1
                     self._app.send_task(
