@@ -26,7 +26,9 @@ def open_comparison(
     allow: Callable[[str], None] = lambda location: None,
     check: Callable[[], None] = lambda: None,
 ) -> Comparison:
-    """The join or dedup in `store`, for a worker whose `device` torch knows by that name; `allow` is asked for the location of each side first, and may raise.
+    """The join or dedup in `store`, for a worker whose `device` torch knows by that name.
+
+    `allow` is asked for the location of each side first, and may raise.
 
     Raises SpecMismatch where there is none, or where a side is not what it was.
     """
