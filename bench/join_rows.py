@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,8 @@ def main() -> None:
             rates["embedmill join, its own clock"].append(asked.left * asked.right / own / 1e6)
             for kind in ("faiss", "sklearn") if asked.peers else ():
                 rates.setdefault(kind, []).append(_peer(kind, folder, asked))
-            rates.setdefault("products alone (torch, the machine's peak)", []).append(_peak(left, right, asked.threads))
+            for dtype in (torch.float32, torch.int8):
+                rates.setdefault(f"products of {dtype} alone", []).append(_peak(dtype, asked))
         wrong = _wrong(folder / "out-0", left, right)
         print(f"{asked.left:,} x {asked.right:,} x {asked.dim}, top {TOP_K}, {asked.threads} threads, {asked.memory}")
         print(f"rows that differ from brute force in float64: {wrong} of {asked.left:,}; peak RSS {peak:,.0f} MiB")
@@ -76,6 +78,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--memory", default="512MB")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--funnel", default="")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--peers", default="", help="a folder for the peers' environment; made if it is not there")
     parser.add_argument("--peer-rows", type=int, default=2_000)
@@ -106,6 +110,7 @@ def _join(folder: Path, asked: argparse.Namespace, run: int) -> tuple[float, flo
     """Seconds of the whole process and by its own clock, and the most memory that it took up, MiB."""
     words = ["join", str(folder / "left.parquet"), str(folder / "right.parquet"), "-o", str(folder / f"out-{run}")]
     words += ["--top-k", str(TOP_K), "--memory", asked.memory, "--threads", str(asked.threads), "--json"]
+    words += ["--precision", asked.precision, "--funnel", asked.funnel]
     begun = time.perf_counter()
     with subprocess.Popen([*_ENTRY, *words], stdout=subprocess.PIPE, text=True) as process:
         peak = 0.0
@@ -135,16 +140,22 @@ def _peer(kind: str, folder: Path, asked: argparse.Namespace) -> float:
     return float(asked.peer_rows * asked.right) / float(done.stdout) / 1e6
 
 
-def _peak(left: np.ndarray, right: np.ndarray, threads: int) -> float:
-    """Million pairs a second that a plain product of float32 reaches, nothing read, kept or written."""
-    torch.set_num_threads(threads)
-    a, b = torch.from_numpy(left[:4096]), torch.from_numpy(right[:8192])
-    out = torch.empty(len(a), len(b))
-    torch.mm(a, b.T, out=out)
-    begun = time.perf_counter()
-    for _ in range(10):
-        torch.mm(a, b.T, out=out)
-    return 10 * len(a) * len(b) / (time.perf_counter() - begun) / 1e6
+def _peak(kind: torch.dtype, asked: argparse.Namespace) -> float:
+    """Million pairs a second that plain products reach, nothing read, kept or written: one thread of torch on each."""
+    a, b = (torch.randint(-127, 128, (rows, asked.dim)).to(kind) for rows in (1024, 4096))
+    multiply = torch._int_mm if kind is torch.int8 else torch.mm  # type: ignore[attr-defined, unused-ignore]
+
+    def work(times: int) -> None:
+        out = torch.empty(len(a), len(b), dtype=torch.int32 if kind is torch.int8 else kind)
+        for _ in range(times):
+            multiply(a, b.T, out=out)
+
+    torch.set_num_threads(1)
+    with ThreadPoolExecutor(asked.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        list(pool.map(work, [2] * asked.threads))
+        begun = time.perf_counter()
+        list(pool.map(work, [40] * asked.threads))
+        return float(40 * asked.threads * len(a) * len(b) / (time.perf_counter() - begun) / 1e6)
 
 
 def _wrong(out: Path, left: np.ndarray, right: np.ndarray) -> int:

@@ -21,7 +21,7 @@ from storage.store import LocalStore
 from tests.inline import InlineMill
 from tests.jobs import planned_job
 from workers.encoder import Encoder, Length
-from workers.loading import Loaded, ScriptedLoader, Segments
+from workers.loading import IsKnown, Loaded, ScriptedLoader, Segments, nothing_known
 
 _BATCH, _BATCH_S = 32, 0.2
 
@@ -36,11 +36,11 @@ class Decoding(ScriptedLoader):
         super().__init__(media)
         self._lock, self._due = threading.Lock(), 0.0
 
-    def load(self, row: ManifestRow) -> Segments:
+    def load(self, row: ManifestRow, is_known: IsKnown = nothing_known) -> Segments:
         with self._lock:
             self._due = max(self._due, time.monotonic() - 0.1) + _BATCH_S / _BATCH
         time.sleep(max(0.0, self._due - time.monotonic()))
-        loaded = super().load(row)
+        loaded = super().load(row, is_known)
         assert isinstance(loaded, tuple)
         return loaded
 

@@ -9,6 +9,8 @@ from schemas.spent import Spent, Step
 
 #: A device that is busy for so large a share of the time is the limit, whatever else there is.
 _BUSY = 0.85
+#: Shards that take less, in seconds, come and go faster than they are sent.
+_SHORT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,8 +24,8 @@ class Advice:
         return asdict(self)
 
 
-def advice_on(spent: Spent, *, device: str) -> Advice:
-    """What held up workers on `device` that spent their time so.
+def advice_on(spent: Spent, *, device: str, shards: int) -> Advice:
+    """What held up workers on `device` that spent their time so on so many shards.
 
     The steps that the device waits for are those of its own thread; which of fetch, decode and preprocessing it waited
     for is told by the seconds of their threads.
@@ -38,7 +40,10 @@ def advice_on(spent: Spent, *, device: str) -> Advice:
         return _device_bound(spent, wall, device)
     if longest is Step.INPUT_WAIT:
         return _input_bound(spent, wall, share, device)
-    return Advice(bound_by=longest, words=_WORDS[longest].format(share=share))
+    words = _WORDS[longest].format(share=share)
+    if longest is Step.QUEUE_WAIT and (wall - spent.of(longest)) < _SHORT_S * shards:
+        words = f"queue-bound: workers had no shard for {share} of the time; larger shards (--shard-seconds) would help"
+    return Advice(bound_by=longest, words=words)
 
 
 _WORDS = {

@@ -23,6 +23,12 @@ def cancel_job(job: Job, board: Board | None, *, timeout_s: float) -> int:
         return 0
     board.cancel(job.id)
     board.strike_off(job.id)
+    return wait_for_workers(job, board, timeout_s=timeout_s)
+
+
+def wait_for_workers(job: Job, board: Board, *, timeout_s: float) -> int:
+    """Wait until no worker holds a shard of the job; returns how many are still in work when the time is over."""
+    unfinished = [plan for plan in job.rounds() if not job.is_finished(plan)]
     readers = [PlanReader(job.store, plan) for plan in unfinished]
     shards = [n for reader in readers for n in reader.shards()]
 

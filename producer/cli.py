@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from producer.cli_bench import bench
 from producer.cli_dedup import dedup
 from producer.cli_eval import evaluate
 from producer.cli_join import join
@@ -19,7 +20,8 @@ from producer.cli_rerank import rerank
 from producer.cli_search import search
 from producer.error_limit import ErrorLimit
 from producer.job_options import AllowUnpinned, OnlyModality, SizeName, seconds_of, takes_job
-from schemas.errors import EmbedmillError, Refused
+from producer.spend_options import Deadline, MaxCost, Price, SpendWords, spend_words
+from schemas.errors import EmbedmillError, LimitReached, Refused
 
 if TYPE_CHECKING:
     from prometheus_client.registry import CollectorRegistry
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from producer.doctor import Finding
     from producer.prepare import JobRequest
     from producer.screen import Screen
+    from producer.spending import SpendLimit
     from producer.status import JobStatus
     from schemas.model_cards import ModelCard
     from storage.jobs import Job
@@ -39,7 +42,8 @@ if TYPE_CHECKING:
 
 EPILOG = (
     "Exit codes: 0 all rows have a vector; 1 finished, with failures; 2 refused (usage, spec, unsafe); "
-    "3 stopped and resumable; 70 worker must restart; 71 device must not be used again."
+    "3 stopped and resumable; 4 the same, by --max-cost or --deadline; 70 worker must restart; "
+    "71 device must not be used again."
 )
 
 app = typer.Typer(
@@ -61,6 +65,9 @@ WorkerCount = Annotated[
     typer.Option(
         "--workers", "-w", min=0, help="Worker processes; 0: one for each usable core.", envvar="EMBEDMILL_WORKERS"
     ),
+]
+PlannedWorkers = Annotated[
+    int, typer.Option("--workers", "-w", min=0, help="Workers that the time is estimated for; 0: this machine's.")
 ]
 BrokerUrl = Annotated[
     str,
@@ -105,6 +112,8 @@ MaxErrorRate = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for scripts.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.", envvar="EMBEDMILL_QUIET")]
 
+#: Seconds that workers get to end their shard when a limit is reached: it is paid for already.
+_DRAIN_S = 120.0
 #: Seconds that workers get to end their shard after Ctrl-C.
 _GRACE_S = 20.0
 #: Characters of a key that nobody tries out.
@@ -120,6 +129,9 @@ def run(
     workers: WorkerCount = 0,
     max_errors: MaxErrors = 0,
     max_error_rate: MaxErrorRate = 0.5,
+    price: Price = None,
+    max_cost: MaxCost = 0.0,
+    deadline: Deadline = "",
     broker_url: BrokerUrl = "",
     insecure_broker: InsecureBroker = False,
     as_json: Json = False,
@@ -143,12 +155,15 @@ def run(
       parts     of a mixed row: a list of {"text": ...} and {"uri": ...}; text and uri together are a mixed row too
     and any others; --keep copies them. A folder of media needs no manifest: each file's path is its id.
     """
+    from producer.cli_estimate import estimate_here
     from producer.prepare import prepare_job, resume
     from producer.screen import open_screen
 
-    again = command_line()
+    again, spend = command_line(), spend_words(price, max_cost, deadline)
     with open_screen(quiet=quiet or as_json) as screen:
         job = prepare_job(request, progress=screen.planning)
+    spend.limit_for(job.record.spec.size)
+    estimate_here(job, workers=workers, words=spend, thorough=False)
     resume(job)
     drive_here(
         job,
@@ -159,6 +174,7 @@ def run(
         quiet=quiet,
         again=again,
         limit=ErrorLimit(rows=max_errors, rate=max_error_rate),
+        spend=spend,
     )
 
 
@@ -166,6 +182,8 @@ def run(
 @takes_job
 def plan(
     request: "JobRequest",
+    workers: PlannedWorkers = 0,
+    price: Price = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -174,13 +192,18 @@ def plan(
     \b
     embedmill plan texts.jsonl --model minilm --out vectors
 
-    Says how many rows, shards and rejects there are. `run` or `submit` with the same arguments takes it from there.
+    Says how many rows, shards and rejects there are, and what the job will take: seconds of one worker by queue, bytes,
+    a span of time, and with --price what it costs; from the rates of jobs before, else of `embedmill bench`, else
+    guessed. Some media are loaded for that. `run` or `submit` with the same arguments takes it from there.
     """
+    from producer.cli_estimate import estimate_here
     from producer.prepare import prepare_job
     from producer.screen import open_screen
 
+    words = spend_words(price)
     with open_screen(quiet=quiet or as_json) as screen:
         job = prepare_job(request, progress=screen.planning)
+    estimate_here(job, workers=workers, words=words, thorough=True)
     show_status(job, as_json=as_json)
 
 
@@ -191,6 +214,9 @@ def submit(
     broker_url: BrokerUrl,
     max_errors: MaxErrors = 0,
     max_error_rate: MaxErrorRate = 0.5,
+    price: Price = None,
+    max_cost: MaxCost = 0.0,
+    deadline: Deadline = "",
     insecure_broker: InsecureBroker = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -212,6 +238,7 @@ def submit(
         broker_url=broker_url,
         insecure=insecure_broker,
         limit=ErrorLimit(rows=max_errors, rate=max_error_rate),
+        spend=spend_words(price, max_cost, deadline),
         as_json=as_json,
         quiet=quiet,
     )
@@ -250,11 +277,12 @@ def watch(
     Exits like `status`.
     """
     from producer.interrupts import Interrupted, interruptible
-    from producer.screen import open_screen
+    from producer.screen import Words, open_screen
     from producer.status import JobState, job_status
 
     job, board = _job(out), _board(broker_url)
-    with contextlib.suppress(Interrupted), interruptible(), open_screen() as screen:
+    words = Words.of(job.record.spec.kind)
+    with contextlib.suppress(Interrupted), interruptible(), open_screen(words=words) as screen:
         while (seen := job_status(job, board)).state in (JobState.PLANNED, JobState.UNFINISHED):
             screen.show(_progress_of(seen))
             time.sleep(every)
@@ -819,6 +847,7 @@ def _show_card(card: "ModelCard", known: "KnownModel | None", *, as_json: bool, 
         print(f"{'here':11} {problem or 'it can be fed on this machine'}")
 
 
+app.command(epilog=EPILOG)(bench)
 app.command(epilog=EPILOG)(dedup)
 app.command(epilog=EPILOG)(monitor)
 app.command(epilog=EPILOG)(rerank)
@@ -897,17 +926,19 @@ def drive_here(
     quiet: bool,
     again: str,
     limit: ErrorLimit | None = None,
+    spend: SpendWords | None = None,
 ) -> None:
     """Take `job` to its end with workers of this machine; exits with the job's code."""
     from producer.interrupts import Interrupted, interruptible
-    from producer.screen import open_screen
+    from producer.screen import Words, open_screen
     from producer.status import JobState, job_status
 
     before, started = job_status(job), time.monotonic()
     if before.state is JobState.FINISHED:
         raise typer.Exit(_show_end(job, as_json=as_json, seconds=None, done_before=before.rows))
     try:
-        with interruptible(), open_screen(quiet=quiet or as_json) as screen:
+        words = Words.of(job.record.spec.kind)
+        with interruptible(), open_screen(quiet=quiet or as_json, words=words) as screen:
             _mill(
                 job,
                 screen,
@@ -915,15 +946,29 @@ def drive_here(
                 broker_url=broker_url,
                 insecure=insecure,
                 limit=limit,
+                spend=(spend or SpendWords()).limit_for(job.record.spec.size),
             )
     except Interrupted:
         _say(f"stopped; to go on: {again}")
         raise typer.Exit(3) from None
+    except LimitReached:
+        seconds = time.monotonic() - started
+        _show_end(job, as_json=as_json, seconds=seconds, done_before=before.rows_ok + before.failed)
+        raise
     except EmbedmillError:
         _say(f"to go on: {again}")
         raise
+    _remember(job)
     seconds = time.monotonic() - started
     raise typer.Exit(_show_end(job, as_json=as_json, seconds=seconds, done_before=before.rows_ok + before.failed))
+
+
+def _remember(job: "Job") -> None:
+    from producer.remembering import remember_rates
+    from schemas.settings import Settings
+    from storage.rates_file import RatesFile
+
+    remember_rates(job, RatesFile(Settings.from_environ(os.environ).memory_dir))
 
 
 def submit_job(
@@ -932,11 +977,13 @@ def submit_job(
     broker_url: str,
     insecure: bool,
     limit: ErrorLimit,
+    spend: SpendWords | None = None,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Prepare a job and hand it to whatever coordinator listens on the Redis."""
     from producer.board import RedisBoard
+    from producer.cli_estimate import estimate_here
     from producer.prepare import resume
     from producer.screen import open_screen
     from storage import layout
@@ -945,20 +992,30 @@ def submit_job(
     board.workers()  # an unreachable Redis is said before a long plan
     with open_screen(quiet=quiet or as_json) as screen:
         job = prepare(screen.planning)
+    spending = (spend or SpendWords()).limit_for(job.record.spec.size)
+    estimate_here(job, workers=0, words=spend or SpendWords(), thorough=False)
     resume(job)
-    job.store.replace(layout.SUBMITTED, limit.to_json())
+    job.store.replace(layout.SUBMITTED, limit.to_json(spend_limit=spending.to_dict()))
     board.uncancel(job.id)
     board.submit(job.id, job.store.url)
     show_status(job, as_json=as_json, broker_url=broker_url)
 
 
 def _mill(
-    job: "Job", screen: "Screen", *, count: int, broker_url: str, insecure: bool, limit: ErrorLimit | None
+    job: "Job",
+    screen: "Screen",
+    *,
+    count: int,
+    broker_url: str,
+    insecure: bool,
+    limit: ErrorLimit | None,
+    spend: "SpendLimit",
 ) -> None:
     """A broker, a fleet and a coordinator, for the length of one job."""
     from dataclasses import replace
 
     from producer.board import RedisBoard
+    from producer.cancelling import wait_for_workers
     from producer.driving import drive
     from producer.interrupts import Interrupted
     from producer.task_queue import CeleryQueue
@@ -969,7 +1026,11 @@ def _mill(
 
     devices = find_devices(os.environ.get("EMBEDMILL_DEVICE", "auto"), size=os.environ.get("EMBEDMILL_SIZE", ""))
     with _broker(broker_url, insecure) as (url, broker), tempfile.TemporaryDirectory(prefix="embedmill-logs-") as logs:
-        roots = (job.store.url, *(r for r in job.record.spec.media_roots if not r.startswith("http")))
+        roots = (
+            job.store.url,
+            *job.record.spec.reuse,
+            *(r for r in job.record.spec.media_roots if not r.startswith("http")),
+        )
         settings = replace(Settings.from_environ(os.environ), allow_private=job.record.spec.allow_private)
         crew = crew_settings(settings, broker_url=url, roots=roots, devices=devices, count=count)
         if not broker_url:
@@ -979,7 +1040,11 @@ def _mill(
         try:
             fleet.start()
             board, queue = RedisBoard(url), CeleryQueue(url, key=message_key())
-            drive(job, board=board, queue=queue, screen=screen, crew=fleet, broker=broker, limit=limit)
+            drive(job, board=board, queue=queue, screen=screen, crew=fleet, broker=broker, limit=limit, spend=spend)
+        except LimitReached:
+            screen.say("a limit is reached: shards in work are finished first")
+            wait_for_workers(job, board, timeout_s=_DRAIN_S)
+            raise
         except Interrupted:
             screen.say("stopping: shards in work are finished first; Ctrl-C again stops at once")
             grace = _GRACE_S

@@ -197,7 +197,7 @@ def spreading(
     from producer.cli import message_key
     from producer.distribute import distribute
     from producer.interrupts import Interrupted, interruptible
-    from producer.screen import open_screen
+    from producer.screen import Words, open_screen
     from producer.task_queue import CeleryQueue
 
     url = require_safe(broker_url, insecure=insecure)
@@ -206,7 +206,7 @@ def spreading(
 
     def spread(comparison: "Comparison") -> None:
         try:
-            with interruptible(), open_screen(quiet=quiet) as screen:
+            with interruptible(), open_screen(quiet=quiet, words=Words("rows", "comparing")) as screen:
                 distribute(
                     comparison,
                     board=board,

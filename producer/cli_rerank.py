@@ -196,7 +196,7 @@ def rerank(
     from producer.prepare import resume
     from producer.recipes import Wishes
     from producer.rerank_job import RerankRequest, prepare_rerank
-    from producer.screen import open_screen
+    from producer.screen import Words, open_screen
     from schemas.rerank import Activation, Scoring
 
     request = RerankRequest(
@@ -234,7 +234,7 @@ def rerank(
         )
         return
     again = command_line()
-    with open_screen(quiet=quiet or as_json) as screen:
+    with open_screen(quiet=quiet or as_json, words=Words.of("rerank")) as screen:
         job = prepare_rerank(request, progress=screen.planning)
     if plan_only:
         show_status(job, as_json=as_json)

@@ -14,6 +14,7 @@ import numpy as np
 
 from producer.board import Board
 from producer.error_limit import ErrorLimit
+from producer.spending import Spending, SpendLimit
 from producer.tally import Tally
 from producer.task_queue import TaskQueue
 from producer.turns import Turns
@@ -94,11 +95,13 @@ class Coordinator:
         queue: TaskQueue,
         turns: Turns | None = None,
         limit: ErrorLimit | None = None,
+        spending: Spending | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._work, self._board, self._queue, self._clock = work, board, queue, clock
         self._turns = turns or Turns(clock)
         self._limit = limit or ErrorLimit()
+        self._spending = spending or Spending(SpendLimit(), clock=clock)
         self.tally = Tally(published_at=clock())
         self._size_of: dict[int, str] = {}  # of shards that were too large for the job's own size
         self._cuts = work.cuts()
@@ -124,7 +127,8 @@ class Coordinator:
         """Look around once and do what is due.
 
         An unreachable Redis or store is no error, but a note: the other is looked at all the same.
-        Raises Stopped when a shard failed MAX_ERRORS times, more rows failed than are borne, or the job was cancelled.
+        Raises Stopped when a shard failed MAX_ERRORS times, more rows failed than are borne, or the job was cancelled;
+        LimitReached when it has cost what it may, or its time is over.
         """
         workers, note, unlisted = 0, "", ""
         if self._clock() - self._listed_at >= self._listing_pause:
@@ -141,7 +145,9 @@ class Coordinator:
         if self._done:  # reports are hints: only the store's word ends a job
             unlisted = self._try_to_list()
         self._stop_over_limit()
-        return self._progress(workers, note or unlisted, done=self._done and not unlisted)
+        progress = self._progress(workers, note or unlisted, done=self._done and not unlisted)
+        self._spending.stop_if_exceeded(progress.shards - progress.published)
+        return progress
 
     def release(self) -> None:
         """Let another coordinator take over at once."""
@@ -232,11 +238,14 @@ class Coordinator:
         for shard in [shard for shard, due in self._later.items() if due <= self._clock()]:
             del self._later[shard]
             self._lane_of(shard).waiting.append(shard)
-        self._resend_lost(self._board.leased(self._work.id, self._sent))
+        leased = self._board.leased(self._work.id, self._sent)
+        self._spending.note(leased)
+        self._resend_lost(leased)
         self._top_up()
         return ""
 
     def _heed(self, report: ShardReport) -> None:
+        self._spending.report(report.shard, sum(report.seconds.values()))
         if report.shard not in self._published or report.plan != self._cut_of(report.shard).digest:
             return
         if report.outcome in ("published", "lost", "skipped"):

@@ -10,10 +10,11 @@ from producer.coordinator import Coordinator, Progress
 from producer.error_limit import ErrorLimit
 from producer.finish import finish_job
 from producer.screen import Screen
+from producer.spending import Spending, SpendLimit, spending_of
 from producer.task_queue import TaskQueue
 from producer.work import JobWork, Work
-from schemas.errors import BrokerError, Stopped
-from storage.jobs import Job
+from schemas.errors import BrokerError, LimitReached, Stopped
+from storage.jobs import Job, write_stopped
 
 _TICK_S = 0.5
 #: Workers of this machine that die so often, while nothing gets published, are not going to.
@@ -47,12 +48,22 @@ def drive(
     crew: Crew | None = None,
     broker: Watched | None = None,
     limit: ErrorLimit | None = None,
+    spend: SpendLimit | None = None,
 ) -> None:
     """Run the job's unfinished rounds to their end, and write what stands there.
 
-    Raises Stopped for a job that cannot go on, Interrupted when the user wants no more.
+    Raises Stopped for a job that cannot go on, LimitReached for one that may not, Interrupted when the user wants no
+    more.
     """
-    drive_work(JobWork(job), board=board, queue=queue, screen=screen, crew=crew, broker=broker, limit=limit)
+    spending = spending_of(job, spend or SpendLimit())
+    work = JobWork(job)
+    try:
+        drive_work(
+            work, board=board, queue=queue, screen=screen, crew=crew, broker=broker, limit=limit, spending=spending
+        )
+    except LimitReached as err:
+        write_stopped(job, str(err))
+        raise
     finish_job(job)
 
 
@@ -65,11 +76,12 @@ def drive_work(
     crew: Crew | None = None,
     broker: Watched | None = None,
     limit: ErrorLimit | None = None,
+    spending: Spending | None = None,
 ) -> None:
     """Have all of `work` published; raises like `drive`."""
     with contextlib.suppress(BrokerError):  # a stale mark would only make the workers wait
         board.uncancel(work.id)
-    coordinator = Coordinator(work, board=board, queue=queue, limit=limit)
+    coordinator = Coordinator(work, board=board, queue=queue, limit=limit, spending=spending)
     try:
         _loop(coordinator, screen, crew, broker)
     except Stopped:

@@ -23,8 +23,9 @@ class ErrorLimit:
             return f"{failed:,} of {done:,} rows failed, {share}: more than the {self.rate:g} of --max-error-rate"
         return ""
 
-    def to_json(self) -> bytes:
-        return json.dumps({"error_limit": asdict(self)}).encode() + b"\n"
+    def to_json(self, **others: object) -> bytes:
+        """With `others` beside it: what else is told of a submitted job."""
+        return json.dumps({"error_limit": asdict(self), **others}).encode() + b"\n"
 
     @classmethod
     def from_json(cls, data: bytes) -> "ErrorLimit":

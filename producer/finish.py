@@ -7,10 +7,12 @@ import re
 import zipfile
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 
-from producer.job_receipt import receipt_of, sealed_receipt
+from producer.estimate import compared, read_estimate
+from producer.job_receipt import JobReceipt, receipt_of, sealed_receipt
 from producer.outcomes import PublishedFile, count_outcomes, published_files
 from producer.read_ahead import read_ahead
 from schemas.errors import StoreError
@@ -46,13 +48,20 @@ def finish_job(job: Job) -> None:
     job.store.replace(layout.VIEWS, sealed_at_end(f"{views_sql(job)}-- {seal_note(job.id)}".encode()))
     receipt = receipt_of(job, (file.footer for file in files))
     if receipt is not None:
-        job.store.replace(layout.RECEIPT, sealed_receipt(job, receipt, None))
+        job.store.replace(layout.RECEIPT, sealed_receipt(job, receipt, _beside_estimate(job, receipt, files)))
     for plan in rounds:
         job.store.create(
             layout.manifest_key(plan.round), _manifest(job, plan, files, described, with_receipt=receipt is not None)
         )
     if isinstance(job.store, LocalStore):
         job.store.sweep()
+
+
+def _beside_estimate(job: Job, receipt: JobReceipt, files: list[PublishedFile]) -> dict[str, Any] | None:
+    estimate = read_estimate(job)
+    if estimate is None:
+        return None
+    return compared(estimate, receipt.whole.spent.seconds, sum(file.size for file in files))
 
 
 class Moments:
@@ -130,6 +139,8 @@ def _manifest(
             "vectors": outcomes.vectors,
             "vectors_by_modality": dict(sorted(outcomes.vectors_by_modality.items())),
             "failures": dict(sorted(outcomes.failures.items())),
+            "equal": outcomes.equal,
+            "reused": outcomes.reused,
             "rejects": job.record.plan.rejects,
             "files": described,
             "others": _others(job, plan, files),
@@ -142,7 +153,7 @@ def _others(job: Job, last: PlanRecord, files: list[PublishedFile]) -> list[dict
     """What is not data but must not change either; statistics and views prove themselves: a retry writes them anew."""
     keys = [layout.JOB, *(layout.manifest_key(n) for n in range(last.round))]
     for plan in job.rounds():
-        keys += [*plan.files, plan.index, *filter(None, [plan.rejects_file, plan.sample])]
+        keys += [*plan.files, plan.index, *filter(None, [plan.rejects_file, plan.sample, plan.reuse])]
         keys += [layout.retry_key(plan.round)] if plan.round else []
     keys += [layout.RANGES] if job.store.size(layout.RANGES) is not None else []
     keys += [layout.failures_key(f.footer.shard, f.footer.attempt) for f in files if f.footer.rows_failed]

@@ -1,7 +1,6 @@
 """The foreman: one coordinator process that drives every submitted job it finds."""
 
 import contextlib
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from producer.board import Board
 from producer.coordinator import Coordinator, Progress
 from producer.error_limit import ErrorLimit
 from producer.finish import finish_job
+from producer.spending import SpendLimit, spending_of
 from producer.tally import Tally
 from producer.task_queue import TaskQueue
 from producer.turns import Turns
@@ -17,7 +17,7 @@ from producer.work import JobWork
 from schemas.errors import EmbedmillError, Refused, Stopped
 from schemas.redaction import redact
 from storage import layout
-from storage.jobs import Job, find_job
+from storage.jobs import Job, find_job, write_stopped
 from storage.store import canonical_location, open_store, require_within
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,8 @@ class Foreman:
             except EmbedmillError as err:
                 if isinstance(err, Stopped):
                     self.stopped += 1
-                    _write_down(job, str(err))
+                    with _tolerated(job.store.url):
+                        write_stopped(job, str(err))
                 self._leave(job, coordinator, str(err), for_good=isinstance(err, Stopped))
         self.progress = progress
         return progress
@@ -90,9 +91,14 @@ class Foreman:
             job = find_job(open_store(place))
             if job is None or job.is_cancelled() or all(job.is_finished(plan) for plan in job.rounds()):
                 return
-            limit = ErrorLimit.from_json(job.store.get(layout.SUBMITTED))
+            told = job.store.get(layout.SUBMITTED)
             coordinator = Coordinator(
-                JobWork(job), board=self._board, queue=self._queue, turns=self._turns, limit=limit
+                JobWork(job),
+                board=self._board,
+                queue=self._queue,
+                turns=self._turns,
+                limit=ErrorLimit.from_json(told),
+                spending=spending_of(job, SpendLimit.from_json(told)),
             )
         except (EmbedmillError, ValueError) as err:
             self._complain(location, str(err), for_good=isinstance(err, Refused | ValueError))
@@ -124,13 +130,6 @@ class Foreman:
                     job.store.delete(layout.SUBMITTED)
                     self._board.strike_off(job.id)
                     self._board.withdraw(job.id)
-
-
-def _write_down(job: Job, why: str) -> None:
-    """Say in the store why the job stopped, for `status` and `watch`."""
-    with _tolerated(job.store.url):
-        if not job.is_cancelled():
-            job.store.replace(layout.STOPPED, json.dumps({"why": why}).encode() + b"\n")
 
 
 @contextlib.contextmanager

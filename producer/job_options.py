@@ -235,6 +235,14 @@ def job_request(
             envvar="EMBEDMILL_SHARD_SECONDS",
         ),
     ] = 30.0,
+    reuse: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reuse",
+            help="The folder of an earlier job of the same space: rows whose content it has a vector of are not "
+            "computed again. Repeatable.",
+        ),
+    ] = None,
     max_pixels: Annotated[
         int,
         typer.Option(
@@ -308,6 +316,7 @@ def job_request(
         media_roots=tuple(media_root or ()),
         allow_unpinned=allow_unpinned,
         shard_seconds=shard_seconds,
+        reuse=tuple(reuse or ()),
         max_pixels=max_pixels,
         max_file_bytes=max_file_mb * 2**20,
         max_media_s=max_media_seconds,

@@ -27,6 +27,8 @@ class Share:
     shards: int
     rows: int
     vectors: int
+    equal: int  # rows whose vectors were computed for another one of the same content
+    reused: int  # rows whose vectors are an earlier job's
     spent: Spent
     active_s: float  # during which at least one shard was in work; pauses of the whole job are not
 
@@ -46,6 +48,8 @@ class Share:
             "shards": self.shards,
             "rows": self.rows,
             "vectors": self.vectors,
+            "equal": self.equal,
+            "reused": self.reused,
             "items": self.spent.items,
             "tokens": self.spent.tokens,
             "batches": self.spent.batches,
@@ -86,7 +90,7 @@ def receipt_of(job: Job, footers: Iterable[Footer]) -> JobReceipt | None:
         whole=(whole := _share(measured)),
         queues=_shares(measured, lambda f: queue_name(Modality(f.modality), spec.size, spec.kind)),
         workers=_shares(measured, lambda f: f.worker),
-        advice=advice_on(whole.spent, device=measured[-1].device),
+        advice=advice_on(whole.spent, device=measured[-1].device, shards=whole.shards),
     )
 
 
@@ -125,6 +129,8 @@ def _share(footers: list[Footer]) -> Share:
         shards=len(footers),
         rows=sum(footer.rows_planned for footer in footers),
         vectors=sum(footer.vectors for footer in footers),
+        equal=sum(footer.equal for footer in footers),
+        reused=sum(footer.reused for footer in footers),
         spent=total(footer.spent for footer in footers),
         active_s=_active_s([footer.spent for footer in footers]),
     )

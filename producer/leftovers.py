@@ -16,7 +16,7 @@ from storage.private_files import is_private, writer_is_gone
 from storage.shards import footer_of, published_shards, unpack
 from storage.store import TMP, LocalStore, Store, StoredObject
 
-_PLAN_FILE = re.compile(r"^plan/(?P<kind>rows|shards|rejects|sample)-[0-9a-f]{12}(-[0-9]{5})?\.parquet$")
+_PLAN_FILE = re.compile(r"^plan/(?P<kind>rows|shards|rejects|sample|reuse)-[0-9a-f]{12}(-[0-9]{5})?\.parquet$")
 _PROBE = re.compile(rf"^{TMP}/[0-9a-f]{{32}}\.probe$")
 
 
@@ -72,7 +72,7 @@ def _pinned(job: Job) -> frozenset[str]:
     """The plan files that the job's record or a retry names."""
     named = {layout.RANGES}
     for plan in job.rounds():
-        named |= {*plan.files, plan.index, *filter(None, (plan.rejects_file, plan.sample))}
+        named |= {*plan.files, plan.index, *filter(None, (plan.rejects_file, plan.sample, plan.reuse))}
     return frozenset(named)
 
 

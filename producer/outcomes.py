@@ -41,6 +41,8 @@ class Outcomes:
     failures: Counter[str] = field(default_factory=Counter)  # by code
     vectors_by_modality: Counter[str] = field(default_factory=Counter)
     file_bytes: int = 0
+    equal: int = 0  # of rows_ok: their vectors were computed for another row of the same content
+    reused: int = 0  # of rows_ok: their vectors are an earlier job's
 
     @property
     def failed(self) -> int:
@@ -85,6 +87,8 @@ def _listed(job: Job, manifest: Mapping[str, Any]) -> Outcomes | None:
         failures=Counter(manifest["failures"]),
         vectors_by_modality=Counter(manifest["vectors_by_modality"]),
         file_bytes=sum(sizes.values()),
+        equal=manifest.get("equal", 0),
+        reused=manifest.get("reused", 0),
     )
     outcomes.rows = outcomes.rows_ok + outcomes.failed
     return outcomes
@@ -98,6 +102,8 @@ def count_outcomes(job: Job, files: list[PublishedFile]) -> Outcomes:
         outcomes.rows_ok += file.footer.rows_ok
         outcomes.vectors_by_modality[file.footer.modality] += file.footer.vectors
         outcomes.file_bytes += file.size
+        outcomes.equal += file.footer.equal
+        outcomes.reused += file.footer.reused
         outcomes.failures.update(file.footer.failures)
     if len(job.rounds()) > 1:
         outcomes.failures = Counter(open_failures(job, files)["code"].to_pylist())

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from producer.contents import Refusal
+from producer.costs import row_cost, row_size
 from producer.manifest import Manifest
 from producer.pair_index import NamedPair, PairIndex
 from producer.pair_sides import Side
 from producer.parsing import kept_values, parsed_id
-from producer.planner import MAX_SHARD_BYTES, MAX_SHARD_ROWS, PROGRESS_ROWS, RAMP, row_cost, row_size
+from producer.planner import MAX_SHARD_BYTES, MAX_SHARD_ROWS, PROGRESS_ROWS, RAMP
 from producer.records import Record
 from schemas.errors import ManifestError, Refused
 from schemas.failures import FailureCode, Reject, RejectCode

@@ -63,7 +63,12 @@ class PlanProof:
     def _prove_others(self, plan: PlanRecord) -> None:
         """What is not the shards' own: the record, which snapshots read, rejects, and the sample."""
         self._get(layout.retry_key(plan.round) if plan.round else layout.JOB)
-        for key, named in ((plan.rejects_file, layout.rejects_key), (plan.sample, layout.sample_key)):
+        others = (
+            (plan.rejects_file, layout.rejects_key),
+            (plan.sample, layout.sample_key),
+            (plan.reuse, layout.reuse_key),
+        )
+        for key, named in others:
             data = self._get_sealed(key) if key else None
             if data is not None and key != named(hashlib.sha256(plan.digest.encode() + data).hexdigest()):
                 self._verdict.blame(f"{key} is not the file that the job was planned with; restore it")

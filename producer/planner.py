@@ -7,16 +7,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from producer.costs import row_cost, row_size
+from producer.equal_contents import EqualContents, Outcome, Together, together
 from producer.manifest import Manifest
 from producer.parsing import RowParser, require_columns
+from producer.reuse import ReusedTexts
 from schemas.errors import ManifestError
 from schemas.failures import FailureCode, Reject, RejectCode
 from schemas.job import JobSpec, PlanRecord
-from schemas.model_cards import PIXELS_PER_TOKEN, ModelCard
+from schemas.model_cards import ModelCard
 from schemas.recipe import OutputType, Recipe
-from schemas.rows import ManifestRow, Modality, Part
+from schemas.rows import ManifestRow, Modality
 from storage.duplicates import DuplicateFinder
 from storage.plans import PlanWriter
+from storage.reuse import EarlierContents
 from storage.sample import RowSample
 from storage.store import Store
 
@@ -27,14 +31,6 @@ MAX_SHARD_BYTES = 32 * 2**20
 RAMP = 8
 PROGRESS_ROWS = 10_000
 
-#: What a sound is taken for before it is fetched, and the tokens that a second of it makes.
-_GUESSED_SECONDS, _TOKENS_PER_SECOND = 10.0, 50.0
-#: What fetching and decoding a film costs, in tokens of a small model.
-_DECODING = 500.0
-
-#: What a record became; None: its modality is not asked for.
-Outcome = ManifestRow | Reject | None
-
 
 def make_plan(
     store: Store,
@@ -44,60 +40,35 @@ def make_plan(
     recipe: Recipe,
     *,
     progress: Callable[[int], None] | None = None,
+    earlier: EarlierContents | None = None,
 ) -> tuple[PlanRecord, str]:
     """Cut the rows of `manifest` into shards and upload the plan; returns it and the manifest's sha256.
 
+    Rows of equal content come into one shard. What `earlier` has is planned too, and costs nothing.
     Of `spec`: id_column, keep, modalities, strict and shard_seconds. `progress` hears the records read so far.
     Raises ManifestError for a manifest that has no rows or cannot be read; if strict, for a line that is no row.
     """
     require_columns(manifest, [spec.id_column], "--id-column")
     require_columns(manifest, [column.name for column in spec.keep], "--keep")
     parser = RowParser(id_column=spec.id_column, keep=spec.keep, modalities=spec.modalities, supported=spec.takes)
-    ids = DuplicateFinder()
+    ids, contents = DuplicateFinder(), EqualContents()
     with PlanWriter(spec.keep) as writer:
-        outcomes = _with_ids_noted(_outcomes(manifest, parser, progress), ids)
+        outcomes = _with_ids_noted(_outcomes(manifest, parser, progress), ids, contents)
         if spec.strict:
             outcomes = _rows_only(outcomes, ids, manifest.name)
-        read = _write(outcomes, writer, _Cutter(writer, card, recipe, spec.shard_seconds))
+        read = _write(outcomes, writer, _Cutter(writer, card, recipe, spec.shard_seconds, earlier))
         duplicates = ids.duplicate_pairs()
-        if not len(duplicates):
-            return _published(store, writer, read, manifest, card)
-    with PlanWriter(spec.keep) as writer:  # only now is it known which ids come again
-        outcomes = _without(duplicates, _outcomes(manifest, parser, progress))
-        read = _write(outcomes, writer, _Cutter(writer, card, recipe, spec.shard_seconds))
-        return _published(store, writer, read, manifest, card)
-
-
-def text_cost(text: str, card: ModelCard) -> float:
-    """The estimated tokens of a text: a token takes four characters, and two mark the ends."""
-    return card.text_padding or min(len(text) / 4 + 2, card.max_tokens)
-
-
-def row_cost(row: ManifestRow, card: ModelCard, recipe: Recipe) -> float:
-    """The estimated tokens of a row; one that is known to fail costs next to nothing."""
-    if row.defect is not None:
-        return 1.0
-    cost = 0.0 if row.text is None else text_cost(row.text, card)
-    if row.uri is not None:
-        cost += _media_cost(row.modality, card, recipe)
-    if row.parts:
-        cost += sum(_part_cost(part, card, recipe) for part in row.parts)
-    return cost
-
-
-def _part_cost(part: Part, card: ModelCard, recipe: Recipe) -> float:
-    return text_cost(part.text, card) if part.text is not None else _media_cost(part.modality, card, recipe)
-
-
-def _media_cost(modality: Modality, card: ModelCard, recipe: Recipe) -> float:
-    """A guess: how long a sound or a film is, nobody knows before it is fetched."""
-    if modality is Modality.AUDIO:
-        return _GUESSED_SECONDS * _TOKENS_PER_SECOND
-    if modality is Modality.VIDEO:
-        native = min(card.tokens_per_frame, recipe.frame_pixels / PIXELS_PER_TOKEN)
-        per_frame = card.tokens_per_image if recipe.films_as_frames else native
-        return _DECODING + recipe.frames * max(per_frame, 1.0)
-    return max(card.tokens_per_image, 1)
+        equal = contents.lines(writer.rows, read.cost / card.tokens_per_second)
+        if not len(duplicates) and not len(equal):
+            return _published(store, writer, read, manifest, card, earlier)
+    with PlanWriter(spec.keep) as writer:  # only now is it known which ids, and contents, come again
+        outcomes = _outcomes(manifest, parser, progress)
+        if len(duplicates):
+            outcomes = _without(duplicates, outcomes)
+        if len(equal):
+            outcomes = together(outcomes, equal)
+        read = _write(outcomes, writer, _Cutter(writer, card, recipe, spec.shard_seconds, earlier))
+        return _published(store, writer, read, manifest, card, earlier)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -108,6 +79,8 @@ class _Read:
     first_reject: Reject | None = None
     unsupported: Counter[Modality] = field(default_factory=Counter)  # rows that the model has no input for
     sample: RowSample | None = None  # where int8 ranges are wanted
+    reused: ReusedTexts
+    cost: float = 0.0  # of all rows, estimated tokens
 
 
 def _outcomes(manifest: Manifest, parser: RowParser, progress: Callable[[int], None] | None) -> Iterator[Outcome]:
@@ -119,10 +92,11 @@ def _outcomes(manifest: Manifest, parser: RowParser, progress: Callable[[int], N
         yield record if type(record) is Reject else parse(line, record)  # type: ignore[arg-type]  # `is` for speed
 
 
-def _with_ids_noted(outcomes: Iterable[Outcome], ids: DuplicateFinder) -> Iterator[Outcome]:
+def _with_ids_noted(outcomes: Iterable[Outcome], ids: DuplicateFinder, contents: EqualContents) -> Iterator[Outcome]:
     for outcome in outcomes:
         if type(outcome) is ManifestRow:
             ids.add(outcome.id, outcome.line)
+            contents.add(outcome)
         yield outcome
 
 
@@ -162,23 +136,31 @@ def _duplicate(line: int, first: int, id_: str | None = None) -> Reject:
 
 
 def _write(outcomes: Iterable[Outcome], writer: PlanWriter, cutter: "_Cutter") -> _Read:
-    read = _Read(sample=cutter.sample)
+    read = _Read(sample=cutter.sample, reused=cutter.reused)
     for outcome in outcomes:
         if type(outcome) is ManifestRow:
             cutter.add(outcome)
             if outcome.defect is FailureCode.MODALITY_UNSUPPORTED:
                 read.unsupported[outcome.modality] += 1
+        elif type(outcome) is tuple:
+            cutter.add(outcome[0], outcome[1:])
         elif outcome is None:
             read.skipped += 1
         elif isinstance(outcome, Reject):
             writer.add_reject(outcome)
             read.first_reject = read.first_reject or outcome
     cutter.close()
+    read.cost = cutter.cost
     return read
 
 
 def _published(
-    store: Store, writer: PlanWriter, read: _Read, manifest: Manifest, card: ModelCard
+    store: Store,
+    writer: PlanWriter,
+    read: _Read,
+    manifest: Manifest,
+    card: ModelCard,
+    earlier: EarlierContents | None,
 ) -> tuple[PlanRecord, str]:
     if not writer.rows:
         raise ManifestError(f"{manifest.name} has no rows: {_why_no_rows(writer, read)}")
@@ -196,6 +178,11 @@ def _published(
     plan = dataclasses.replace(writer.publish(store, skipped=read.skipped), left_out=manifest.left_out)
     if read.sample is not None:
         plan = dataclasses.replace(plan, sample=read.sample.publish(store, plan.digest))
+    if earlier is not None:
+        reused, wanted_only = read.reused, not read.reused.has_media
+        saved_s = round(reused.cost / card.tokens_per_second, 3)
+        reuse = earlier.publish(store, plan.digest, wanted_only=wanted_only)
+        plan = dataclasses.replace(plan, reuse=reuse, reused=reused.rows, reuse_saves_s=saved_s)
     return plan, manifest.sha256
 
 
@@ -218,23 +205,45 @@ class _OpenShard:
 class _Cutter:
     """Collects rows by modality and gives full shards to the writer."""
 
-    def __init__(self, writer: PlanWriter, card: ModelCard, recipe: Recipe, shard_seconds: float) -> None:
+    def __init__(
+        self,
+        writer: PlanWriter,
+        card: ModelCard,
+        recipe: Recipe,
+        shard_seconds: float,
+        earlier: EarlierContents | None,
+    ) -> None:
         self._writer, self._card, self._recipe = writer, card, recipe
         self.sample = RowSample() if OutputType.INT8 in recipe.outputs else None
+        self.reused = ReusedTexts(earlier, card)
+        self.cost = 0.0  # of the shards that are closed, estimated tokens
         self._full_budget = card.tokens_per_second * shard_seconds
         self._shards = 0
         self._budget = self._ramped()
         self._open = {modality: _OpenShard() for modality in Modality}
 
-    def add(self, row: ManifestRow) -> None:
+    def add(self, row: ManifestRow, equal: Together = ()) -> None:
+        """Take `row`, and rows of the same content, which cost nothing beside it."""
+        if equal and self._is_too_much(row, equal):
+            self._close_shard(row.modality)
         shard = self._open[row.modality]
         shard.rows.append(row)
         shard.cost += row_cost(row, self._card, self._recipe)
         shard.size += row_size(row)
+        if equal:
+            shard.rows.extend(equal)
+            shard.size += sum(map(row_size, equal))
         if self.sample is not None:
-            self.sample.offer(row)
+            for one in (row, *equal):
+                self.sample.offer(one)
         if shard.cost >= self._budget or len(shard.rows) >= MAX_SHARD_ROWS or shard.size >= MAX_SHARD_BYTES:
             self._close_shard(row.modality)
+
+    def _is_too_much(self, row: ManifestRow, equal: Together) -> bool:
+        """Whether these rows, which stay together, are too much for the open shard."""
+        shard, size = self._open[row.modality], row_size(row) + sum(map(row_size, equal))
+        full = len(shard.rows) + len(equal) >= MAX_SHARD_ROWS or shard.size + size > MAX_SHARD_BYTES
+        return bool(shard.rows) and full
 
     def close(self) -> None:
         """Close the shards that are not full, in the order of their modalities."""
@@ -244,24 +253,12 @@ class _Cutter:
 
     def _close_shard(self, modality: Modality) -> None:
         shard = self._open[modality]
-        self._writer.add_shard(modality, shard.rows, shard.cost)
+        cost = shard.cost - self.reused.saved_by(shard.rows)
+        self._writer.add_shard(modality, shard.rows, max(cost, 0.0))
+        self.cost += cost
         self._open[modality] = _OpenShard()
         self._shards += 1
         self._budget = self._ramped()
 
     def _ramped(self) -> float:
         return self._full_budget * min(1.0, (1 + self._shards) / RAMP)
-
-
-def row_size(row: ManifestRow) -> int:
-    """Bytes of its text, uri and kept strings."""
-    size = sum(_bytes(value) for value in row.kept if isinstance(value, str)) if row.kept else 0
-    if row.text is not None:
-        size += _bytes(row.text)
-    if row.parts:
-        size += sum(_bytes(part.text or part.uri or "") for part in row.parts)
-    return size if row.uri is None else size + len(row.uri)
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())

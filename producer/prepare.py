@@ -12,6 +12,7 @@ from producer.manifest import manifest_sha256, open_manifest
 from producer.parsing import kept_columns
 from producer.planner import make_plan
 from producer.recipes import Wishes, chosen_size, recipe_for, taken_modalities
+from producer.reuse import earlier_contents
 from schemas.columns import own_columns
 from schemas.errors import Refused, SpecMismatch
 from schemas.job import JobRecord, JobSpec, PlanRecord, new_job_id
@@ -39,6 +40,7 @@ class JobRequest:
     media_roots: tuple[str, ...] = ()
     allow_unpinned: bool = False
     shard_seconds: float = 30.0
+    reuse: tuple[str, ...] = ()
     max_pixels: int = 50_000_000
     max_file_bytes: int = 64 * 2**20
     max_media_s: float = 3600.0
@@ -115,11 +117,14 @@ def _spec(request: JobRequest, card: ModelCard) -> JobSpec:
         fetch_s=request.fetch_s,
         decode_s=request.decode_s,
         shard_seconds=request.shard_seconds,
+        content_hashes=True,
+        reuse=tuple(map(canonical_location, request.reuse)),
     )
 
 
 def same_job(found: Job, spec: JobSpec, space: Space) -> Job:
     """The job that was found, if it is what is asked for now; raises SpecMismatch naming the difference."""
+    spec = dataclasses.replace(spec, content_hashes=found.record.spec.content_hashes)  # as embedmill was then
     differences = found.record.spec.differences(spec)
     mine, theirs = found.record.space.fields(), space.fields()
     differing = [name for name in found.record.space.differences(space) if name not in ("model_digest", "dim")]
@@ -139,7 +144,8 @@ def same_job(found: Job, spec: JobSpec, space: Space) -> Job:
 
 
 def _plan(store: Store, spec: JobSpec, space: Space, card: ModelCard, progress: Callable[[int], None] | None) -> Job:
-    plan, digest = make_plan(store, open_manifest(spec.manifest), spec, card, space.recipe, progress=progress)
+    earlier, manifest = earlier_contents(spec.reuse, space), open_manifest(spec.manifest)
+    plan, digest = make_plan(store, manifest, spec, card, space.recipe, progress=progress, earlier=earlier)
     return create_job(store, new_record(store, dataclasses.replace(spec, manifest_sha256=digest), space, plan))
 
 

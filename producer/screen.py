@@ -3,10 +3,13 @@
 import contextlib
 import sys
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from producer.coordinator import Progress
+from producer.duration import duration
+from schemas.model_cards import Kind
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -32,11 +35,24 @@ class Screen(Protocol):
     ) -> None: ...
 
 
-def open_screen(*, quiet: bool = False) -> Screen:
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What a job counts, and what is done with it."""
+
+    rows: str = "rows"
+    doing: str = "embedding"
+
+    @classmethod
+    def of(cls, kind: str) -> "Words":
+        """Those of a job of that kind."""
+        return cls("pairs", "scoring") if kind == Kind.RERANK else cls()
+
+
+def open_screen(*, quiet: bool = False, words: Words = Words()) -> Screen:
     """The screen that fits stderr."""
     if quiet:
         return QuietScreen()
-    return TerminalScreen() if sys.stderr.isatty() else LineScreen()
+    return TerminalScreen(words) if sys.stderr.isatty() else LineScreen(words)
 
 
 class QuietScreen:
@@ -57,7 +73,8 @@ class QuietScreen:
 class Rate:
     """Rows a second since workers were first seen, and how long the rest takes."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: Words) -> None:
+        self._rows = words.rows
         self._since: tuple[float, int] | None = None
 
     def words(self, progress: Progress) -> str:
@@ -69,27 +86,17 @@ class Rate:
             return "warming up"
         rate = done / max(now - self._since[0], 1e-3)
         if progress.done:
-            return f"{rate:,.0f} rows/s"
-        return f"{rate:,.0f} rows/s, ETA {duration((progress.rows - progress.rows_done) / rate)}"
-
-
-def duration(seconds: float) -> str:
-    """`seconds` as people say it: 42 s, 3 min 5 s, 2 h 10 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+            return f"{rate:,.0f} {self._rows}/s"
+        return f"{rate:,.0f} {self._rows}/s, ETA {duration((progress.rows - progress.rows_done) / rate)}"
 
 
 class LineScreen:
     """A plain line now and then."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: Words) -> None:
         self._last = 0.0
         self._shown: tuple[int, str] | None = None
-        self._rate = Rate()
+        self._words, self._rate = words, Rate(words)
 
     def say(self, line: str) -> None:
         with contextlib.suppress(OSError):  # nobody listens any more: the work goes on
@@ -97,7 +104,7 @@ class LineScreen:
 
     def planning(self, rows: int) -> None:
         if self._due():
-            self.say(f"planning: {rows:,} rows read")
+            self.say(f"planning: {rows:,} {self._words.rows} read")
 
     def show(self, progress: Progress) -> None:
         rate = self._rate.words(progress)
@@ -105,8 +112,9 @@ class LineScreen:
         if state == self._shown or not (progress.done or self._due()):
             return
         self._shown = state
+        done = f"{progress.rows_done:,}/{progress.rows:,} {self._words.rows}"
         line = (
-            f"{progress.rows_done:,}/{progress.rows:,} rows, {progress.published}/{progress.shards} shards, "
+            f"{done}, {progress.published}/{progress.shards} shards, "
             f"{progress.failed} failed, {progress.workers} workers, {rate}"
         )
         self.say(f"{line} ({progress.note})" if progress.note else line)
@@ -127,12 +135,12 @@ class LineScreen:
 class TerminalScreen:
     """One bar with rows, rate, ETA and failures."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: Words) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
         self._console = Console(stderr=True, highlight=False)
-        self._rate = Rate()
+        self._words, self._rate = words, Rate(words)
         self._bar: Bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -142,7 +150,7 @@ class TerminalScreen:
             console=self._console,
             transient=True,
         )
-        self._task: TaskID = self._bar.add_task("planning", total=None, note="rows")
+        self._task: TaskID = self._bar.add_task("planning", total=None, note=words.rows)
 
     def say(self, line: str) -> None:
         self._console.print(line, markup=False)
@@ -158,7 +166,7 @@ class TerminalScreen:
             words.append(progress.note)
         self._bar.update(
             self._task,
-            description="embedding",
+            description=self._words.doing,
             total=progress.rows,
             completed=progress.rows_done,
             note=" · ".join(words),

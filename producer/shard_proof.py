@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from producer.content_proof import content_claims
 from producer.verdict import FileDigest
-from schemas.columns import usage_columns
+from schemas.columns import CONTENT, usage_columns
 from schemas.errors import EmbedmillError, StoreError
 from schemas.model_cards import Kind
 from schemas.recipe import QUANTISED, OutputType, vector_column
@@ -66,6 +67,7 @@ def prove_shard(job: Job, ranges_sha256: str, task: ShardTask) -> ShardProof:
         claims = _claims_of_footer(job, ranges_sha256, task, footer)
         failures = _failures(job, proof, footer) if footer.rows_failed else FAILURES_SCHEMA.empty_table()
         claims |= _claims_of_rows(job, task, footer, vectors, table, failures)
+        claims |= content_claims(job.record, footer, task.planned, vectors, table)
     except DAMAGE as err:
         proof.problems.append(first_line(err))
         return proof
@@ -160,7 +162,8 @@ def _columns_of(job: Job) -> tuple[str, ...]:
     if spec.kind is Kind.RERANK:
         return QUERY, ITEM, SCORE, RANK, *(column.name for column in spec.keep)
     vectors = (vector_column(recipe.outputs, output) for output in recipe.outputs)
-    return ID, *vectors, *usage_columns(spec.takes, recipe), *(column.name for column in spec.keep)
+    contents = (CONTENT,) if spec.content_hashes else ()
+    return ID, *vectors, *usage_columns(spec.takes, recipe), *contents, *(column.name for column in spec.keep)
 
 
 def _width(job: Job, column: str) -> int:

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from producer.board import Board
+from producer.estimate import read_estimate
 from producer.job_receipt import receipt_of, written_receipt
 from producer.outcomes import PublishedFile, count_outcomes, listed_outcomes, published_files
 from schemas.errors import BrokerError, StoreError
@@ -60,20 +61,29 @@ class JobStatus:
     file_bytes: int
     retries: int
     vectors_by_modality: dict[str, int]
+    equal: int = 0  # of rows_ok: their vectors were computed for another row of the same content
+    reused: int = 0  # of rows_ok: their vectors are an earlier job's
+    reusable: int = 0  # texts that the plan found in earlier jobs; media are known when they are fetched
+    reuse_saves_s: float = 0.0  # estimated seconds of one core, or GPU, that these save
     queues: list[QueueStatus] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     receipt: dict[str, Any] | None = None  # where the time went, as far as shards are published
+    estimate: dict[str, Any] | None = None  # what the job was thought to take; of a finished one the receipt has it
 
     @property
     def failed(self) -> int:
         return sum(self.failures.values())
 
     @property
+    def computed(self) -> int:
+        return self.rows_ok - self.equal - self.reused
+
+    @property
     def left(self) -> int:
         return self.rows - self.rows_ok - self.failed
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"failed": self.failed, "left": self.left}
+        return asdict(self) | {"failed": self.failed, "left": self.left, "computed": self.computed}
 
 
 def job_status(job: Job, board: Board | None = None) -> JobStatus:
@@ -102,9 +112,15 @@ def job_status(job: Job, board: Board | None = None) -> JobStatus:
         file_bytes=outcomes.file_bytes,
         retries=len(rounds) - 1,
         vectors_by_modality=dict(sorted(outcomes.vectors_by_modality.items())),
+        equal=outcomes.equal,
+        reused=outcomes.reused,
+        reusable=record.plan.reused,
+        reuse_saves_s=round(record.plan.reuse_saves_s, 1),
         queues=_queues_left(job, outcomes.shards),
         receipt=written_receipt(job) if not files else _receipt_so_far(job, files),
     )
+    if status.state is not JobState.FINISHED and (estimate := read_estimate(job)):
+        status.estimate = estimate.to_dict()
     if status.state is JobState.STOPPED:
         status.notes.append(_why_stopped(job))
     elif board is not None and status.queues:

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from producer.duration import duration
+from producer.estimate_words import comparison_lines, estimate_lines
 from producer.finish import glob_escaped
 from producer.receipt_words import receipt_lines
-from producer.screen import duration
+from producer.screen import Words
 from producer.status import JobState, JobStatus
 from schemas.failures import RETRYABLE
 from schemas.model_cards import Kind
@@ -20,9 +22,10 @@ def summary_lines(status: JobStatus, *, seconds: float | None, done_now: int) ->
     """The lines for people; `done_now` rows got their outcome in `seconds` of this call."""
     lines = [
         f"{_headline(status)}",
-        f"  rows      {status.rows:,}"
+        f"  {Words.of(status.kind).rows:10}{status.rows:,}"
         + (f" (+ {status.skipped:,} of other modalities, skipped)" if status.skipped else ""),
         _made(status),
+        *_origins(status),
         f"  failures  {status.failed:,}" + _by_code(status),
     ]
     if status.rejects:
@@ -30,9 +33,10 @@ def summary_lines(status: JobStatus, *, seconds: float | None, done_now: int) ->
             f"  rejects   {status.rejects:,} lines that are no rows: {_short(status.location)}/plan/rejects-*.parquet"
         )
     lines += _left_out(status)
-    lines += receipt_lines(status.receipt)
+    lines += [*receipt_lines(status.receipt), *comparison_lines(status.receipt)]
     if seconds is not None and done_now:
-        lines.append(f"  took      {duration(seconds)}, {done_now / max(seconds, 1e-9):,.1f} rows/s, all included")
+        rate = f"{done_now / max(seconds, 1e-9):,.1f} {Words.of(status.kind).rows}/s"
+        lines.append(f"  took      {duration(seconds)}, {rate}, all included")
     lines.append(f"  output    {_short(status.location)}/data ({status.file_bytes / 2**20:,.1f} MiB)")
     if status.vectors:
         lines += ["", "Look at it:", f"  {duckdb_command(status)}"]
@@ -66,11 +70,13 @@ def summary_json(status: JobStatus, *, seconds: float | None, done_now: int) -> 
 def status_lines(status: JobStatus) -> list[str]:
     """What `embedmill status` prints."""
     done = status.rows_ok + status.failed
+    rows = Words.of(status.kind).rows
     share = f"{100 * done / status.rows:.1f} %" if status.rows else "-"
     lines = [
         f"{status.job}: {status.state}",
-        f"  rows      {done:,} of {status.rows:,} done ({share}), {status.published} of {status.shards} shards",
+        f"  {rows:10}{done:,} of {status.rows:,} done ({share}), {status.published} of {status.shards} shards",
         _made(status),
+        *_origins(status),
         f"  failures  {status.failed:,}{_by_code(status)}",
         f"  rejects   {status.rejects:,}",
         *_left_out(status),
@@ -78,6 +84,7 @@ def status_lines(status: JobStatus) -> list[str]:
         f"  output    {_short(status.location)}/data ({status.file_bytes / 2**20:,.1f} MiB)",
     ]
     lines += receipt_lines(status.receipt)
+    lines += estimate_lines(status.estimate) if status.state is JobState.PLANNED else comparison_lines(status.receipt)
     for queue in status.queues:
         seen = "" if queue.workers is None else f", {queue.waiting} messages waiting, {queue.workers} workers"
         lines.append(f"  queue     {queue.queue}: {queue.shards_left} shards left{seen}")
@@ -101,6 +108,18 @@ def _made(status: JobStatus) -> str:
     if _noun(status) == "score":
         return f"  scores    {status.vectors:,}{_by_modality(status)}"
     return f"  vectors   {status.vectors:,} of {status.dim} dimensions{_by_modality(status)}"
+
+
+def _origins(status: JobStatus) -> list[str]:
+    """Where vectors come from, and what the plan expects of earlier jobs, where it is worth a word."""
+    lines = []
+    if status.reusable:
+        saved = duration(status.reuse_saves_s)
+        lines.append(f"  reuse     {status.reusable:,} texts are in earlier jobs, which saves about {saved} of a core")
+    if status.equal or status.reused:
+        taken = f"{status.equal:,} equal to others, {status.reused:,} from earlier jobs"
+        lines.append(f"  computed  {status.computed:,} rows; {taken}")
+    return lines
 
 
 def _left_out(status: JobStatus) -> list[str]:

@@ -17,6 +17,9 @@ USAGE: dict[str, str] = {
     "frames_used": "int64",  # those that the model saw
 }
 
+#: The column of content hashes: rows of one hash have the same vectors. Jobs before format 5 have none.
+CONTENT = "content_hash"
+
 
 def usage_columns(takes: Collection[Modality], recipe: Recipe) -> tuple[str, ...]:
     """The columns that say how much of a row the model saw, for a job of rows that it `takes`."""
@@ -34,4 +37,4 @@ def usage_columns(takes: Collection[Modality], recipe: Recipe) -> tuple[str, ...
 def own_columns(takes: Collection[Modality], recipe: Recipe) -> frozenset[str]:
     """Every column of a data file that no kept column may be named like."""
     vectors = {vector_column(recipe.outputs, output) for output in recipe.outputs}
-    return frozenset({"id", "modality", "embedding", *vectors, *usage_columns(takes, recipe)})
+    return frozenset({"id", "modality", "embedding", CONTENT, *vectors, *usage_columns(takes, recipe)})

@@ -7,6 +7,7 @@
     │   ├── SpecMismatch       the job exists with another spec, plan or space
     │   └── NotAllowed         a location lies outside the allowed roots
     ├── Stopped            the job stopped and goes on when it is called again   exit 3
+    │   └── LimitReached       its --max-cost is spent, or its --deadline over       exit 4
     ├── StoreError         the store failed, or does not keep what it was told
     │   ├── NotFound           the object does not exist
     │   └── StoreUnavailable   the store cannot be read or written now; later it may
@@ -50,6 +51,12 @@ class Stopped(EmbedmillError):
     """The job stopped before its end and goes on when it is called again."""
 
     exit_code = 3
+
+
+class LimitReached(Stopped):
+    """The job has cost what it may, or its time is over; what is published is whole, and the rest can be resumed."""
+
+    exit_code = 4
 
 
 class StoreError(EmbedmillError):

@@ -15,9 +15,12 @@ from schemas.sealed import SEAL, is_sealed, sealed
 from schemas.sizes import CPU
 from schemas.space import Space
 
-FORMAT = 3
+FORMAT = 5
+#: Of jobs whose rows have no content hashes; they are read as ever.
+OLD_FORMAT = 3
 #: Of jobs that score pairs: those who know jobs of vectors alone must not take them up.
 RERANK_FORMAT = 4
+_KNOWN_FORMATS = (OLD_FORMAT, RERANK_FORMAT, FORMAT)
 JOB_ID = re.compile(r"^[a-z0-9][a-z0-9-]{7,63}$")
 
 #: Arrow type names that `--keep name:type` takes.
@@ -59,6 +62,8 @@ class JobSpec:
     fetch_s: float = 60.0  # wall time of one download
     decode_s: float = 60.0  # wall time of one decode
     shard_seconds: float = 30.0  # estimated seconds of one CPU core a shard
+    content_hashes: bool = False  # the output has a column of them; jobs of old have none
+    reuse: tuple[str, ...] = ()  # where earlier jobs lie whose vectors are taken
     rerank: RerankSpec | None = None  # of a job that scores pairs
 
     @property
@@ -106,6 +111,9 @@ class PlanRecord:
     rejects_file: str | None = None
     left_out: int = 0  # files of a folder, or members of a tar, whose endings are of no medium
     sample: str | None = None  # plan/sample-*.parquet: rows that int8 ranges are taken from
+    reuse: str | None = None  # plan/reuse-*.parquet: the contents that earlier jobs have vectors of
+    reused: int = 0  # rows of texts among them
+    reuse_saves_s: float = 0.0  # estimated seconds of one CPU core that these save
     retry_codes: tuple[str, ...] = ()  # the failure codes that a retry does again; empty: all
 
     @property
@@ -130,6 +138,7 @@ class JobRecord:
         if self.spec.kind is Kind.EMBED:
             del content["spec"]["rerank"], content["space"]["scoring"]
             return sealed({"v": FORMAT, **content})
+        del content["spec"]["content_hashes"], content["spec"]["reuse"]
         return sealed({"v": RERANK_FORMAT, **content})
 
     @classmethod
@@ -182,8 +191,8 @@ def _loaded(data: bytes, what: str) -> dict[str, Any]:
         raw = json.loads(data)
     except ValueError as err:
         raise SpecMismatch(f"{what} is not JSON; is this folder the output of embedmill?") from err
-    if not isinstance(raw, dict) or raw.get("v") not in (FORMAT, RERANK_FORMAT):
-        version, known = raw.get("v") if isinstance(raw, dict) else None, f"{FORMAT} and {RERANK_FORMAT}"
+    if not isinstance(raw, dict) or raw.get("v") not in _KNOWN_FORMATS:
+        version, known = raw.get("v") if isinstance(raw, dict) else None, ", ".join(map(str, _KNOWN_FORMATS))
         raise SpecMismatch(f"{what} has format {version}, this embedmill reads {known}; use the version that wrote it")
     if not is_sealed(data, raw):
         raise SpecMismatch(f"{what} is not what embedmill wrote: its sha256 is another; restore it")
@@ -198,6 +207,7 @@ def _spec(raw: dict[str, Any]) -> JobSpec:
             "keep": tuple(KeptColumn(**k) for k in raw["keep"]),
             "modalities": tuple(Modality(m) for m in raw["modalities"]),
             "media_roots": tuple(raw["media_roots"]),
+            "reuse": tuple(raw.get("reuse", ())),
             "takes": tuple(Modality(m) for m in raw["takes"]),
             "rerank": None if rerank is None else _rerank(rerank),
         }

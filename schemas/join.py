@@ -145,9 +145,12 @@ class PanelFooter:
 
     @classmethod
     def from_json(cls, data: bytes) -> "PanelFooter":
-        """Parse a footer; raises ValueError, TypeError or LookupError for what is none."""
+        """Parse a footer; raises ValueError or LookupError for what is none."""
         raw = json.loads(data)
-        return cls(**raw | {"forced": tuple(raw["forced"])})
+        try:
+            return cls(**raw | {"forced": tuple(raw["forced"])})
+        except TypeError as err:  # of a shard, or of a newer embedmill
+            raise ValueError(f"its footer is none of a join: {err}") from err
 
 
 def _flat(spec: JoinSpec) -> dict[str, Any]:

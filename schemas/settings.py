@@ -17,11 +17,12 @@ class Settings:
     allow_private: bool = False  # jobs may read media from hosts with private addresses
     remote_control: bool = False  # workers obey Celery's broadcasts: whoever reaches Redis can stop them
     lease_s: float = 20.0  # a worker silent for so long has lost its shard
-    batch_tokens: int = 2048  # padded tokens in one forward pass
+    batch_tokens: int = 0  # padded tokens in one forward pass; 0: what was learned of the model and device
     batch_items: int = 256
     load_threads: int = 2  # threads that fetch, and processes that decode, in front of the device
     model_cache: str = ""  # where packaged models are built; default: the user's cache folder
     hash_delay_ms: float = 0.0  # what the model `hash` waits a row, to stand in for a slow one
+    memory_dir: str = ""  # where budgets and rates are remembered; default: the user's cache folder
     worker_name: str = ""
     device: str = "cpu"
     size: str = "cpu"  # of the device

@@ -44,6 +44,8 @@ class Footer:
     moved: str = ""  # why a device of another size did it than was planned
     int8_ranges: str = ""  # sha256 of the ranges that int8 vectors were quantised with
     notes: tuple[str, ...] = ()  # what a reader should know of how the vectors came about
+    equal: int = 0  # of rows_ok: those whose vectors were computed for another row of the shard, of the same content
+    reused: int = 0  # of rows_ok: those whose vectors are an earlier job's
     spent: Spent = field(default_factory=Spent)  # what the worker measured since the shard that it published before
 
     @property

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 
+import torch
+
 from schemas.dedup import DedupRecord
 from schemas.errors import SpecMismatch
-from schemas.join import JoinRecord, JoinSide
+from schemas.join import Device, JoinRecord, JoinSide
 from similarity import dedup, join
 from similarity.join_request import block_rows_for
 from similarity.vectors import VectorSource, open_vectors
@@ -20,25 +22,35 @@ def open_comparison(
     store: Store,
     *,
     max_pairs: int,
+    device: str = "cpu",
     allow: Callable[[str], None] = lambda location: None,
     check: Callable[[], None] = lambda: None,
 ) -> Comparison:
-    """The join or dedup in `store`; `allow` is asked for the location of each side first, and may raise.
+    """The join or dedup in `store`, for a worker whose `device` torch knows by that name; `allow` is asked for the location of each side first, and may raise.
 
     Raises SpecMismatch where there is none, or where a side is not what it was.
     """
+    chosen = _chosen(device)
     if store.size(layout.DEDUP) is not None:
         theirs = DedupRecord.from_json(store.get(layout.DEDUP))
         source = _opened(theirs.spec.source, allow)
-        spend = dedup.Effort(memory=_MEMORY, max_pairs=max_pairs)
+        spend = dedup.Effort(device=chosen, memory=_MEMORY, max_pairs=max_pairs)
         return dedup.Dedup(store, theirs, source, effort=spend, check=check)
     if store.size(layout.JOIN) is None:
         raise SpecMismatch(f"{store.url} holds neither a join nor a dedup")
     record = JoinRecord.from_json(store.get(layout.JOIN))
     left, right = (_opened(side, allow) for side in (record.spec.left, record.spec.right))
     rows = block_rows_for(_MEMORY, left.dim)
-    effort = join.Effort(block_rows=rows, max_pairs=max_pairs)
+    effort = join.Effort(device=chosen, block_rows=rows, max_pairs=max_pairs)
     return join.Join(store, record, left, right, effort=effort, check=check)
+
+
+def _chosen(device: str) -> Device:
+    """The kind of `device`, which from now on is the one of its kind that this process uses."""
+    if device == "cpu":
+        return Device.CPU
+    torch.cuda.set_device(device)
+    return Device.CUDA
 
 
 def _opened(side: JoinSide, allow: Callable[[str], None]) -> VectorSource:

@@ -32,7 +32,7 @@ from similarity.measure import COSINE
 from similarity.vectors import VectorSource
 from storage import layout
 from storage.jobs import now
-from storage.parquet import open_parquet, plain_file, read_parquet
+from storage.parquet import open_parquet, plain_file, read_sealed
 from storage.phases import Phase, panels_of
 from storage.store import LocalStore, Store
 
@@ -53,6 +53,7 @@ class Effort:
     """What a dedup may take up; nothing here changes a cluster."""
 
     threads: int = 1
+    device: Device = Device.AUTO
     memory: int = 2**30  # bytes
     max_pairs: int = 50_000_000
 
@@ -161,7 +162,7 @@ class Dedup:
             pairs += self.panel(number)
             if pairs > self._effort.max_pairs:
                 raise Stopped(self._too_many())
-            table = read_parquet(self.store, layout.stage_key(layout.NEAR, number))
+            table = read_sealed(self.store, layout.stage_key(layout.NEAR, number))
             hang.connect(np.asarray(table["row"]), np.asarray(table["first"]))
             self._progress("near copies", number + 1, self.panels, pairs)
         clusters = self._clusters(hang)
@@ -207,13 +208,13 @@ class Dedup:
         """int64 (rows,): of each row the first with the same vector; found once, and kept beside the panels."""
         self._find_alike()
         key = layout.stage_key(layout.ALIKE, 0)
-        table = read_parquet(self.store, key)
+        table = read_sealed(self.store, key)
         self._told(table.schema, key)
         return np.asarray(table["first"].combine_chunks())
 
     @cached_property
     def _engine(self) -> Engine:
-        return engine_for(Device.AUTO, Precision.AUTO, self._effort.threads)
+        return engine_for(self._effort.device, Precision.AUTO, self._effort.threads)
 
     @cached_property
     def _distinct(self) -> Distinct:

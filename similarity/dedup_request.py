@@ -12,7 +12,7 @@ from schemas.errors import Refused
 from schemas.redaction import redact
 from similarity.dedup import Dedup, Effort, Progress, Tally, pin
 from similarity.engine import TILE_RIGHT
-from similarity.join_request import JoinRequest, SideRequest, plan_join
+from similarity.join_request import JoinRequest, SideRequest, plan_join, require_room
 from similarity.vectors import VectorSource
 from storage.store import canonical_location, open_store
 
@@ -86,6 +86,8 @@ def dedup_here(
         raise Refused(f"--out {out} holds the vectors; give the dedup a folder of its own")
     store = open_store(location)
     record = pin(store, spec)
+    if not request.distributed:
+        require_room(record.spec.source, record.spec.panel_rows, memory=request.memory, threads=request.threads)
     effort = Effort(threads=request.threads, memory=request.memory, max_pairs=request.max_pairs)
     dedup = Dedup(store, record, source, effort=effort, progress=progress)
     was_done = dedup.published() is not None

@@ -11,7 +11,7 @@ from importlib.metadata import version
 import numpy as np
 import pyarrow as pa
 
-from schemas.errors import Conflict, Refused, SpecMismatch, Stopped
+from schemas.errors import Conflict, Refused, SpecMismatch, Stopped, StoreError
 from schemas.join import Device, JoinRecord, JoinSpec, PanelFooter, Precision
 from schemas.sealed import sealed, unsealed
 from schemas.shard import FOOTER_KEY
@@ -26,7 +26,7 @@ from similarity.scores import NEIGHBOURS, OF_NEIGHBOURS, base_of, measure_of, ra
 from similarity.vectors import VectorSource
 from storage import layout
 from storage.jobs import now
-from storage.parquet import ID, open_parquet, plain_file, read_parquet
+from storage.parquet import ID, open_parquet, plain_file, read_sealed
 from storage.phases import Phase, panels_of
 from storage.shards import content_sha256
 from storage.store import LocalStore, Store
@@ -211,7 +211,12 @@ class Join:
             value = threshold_for(self.spec.fpr, left, right, self.measure, seed=0)
             told = {"fpr": self.spec.fpr, "threshold": value, "random_pairs": random_pairs(left, right)}
             self.store.create(_THRESHOLD, sealed(told))
-        return float(unsealed(self.store.get(_THRESHOLD))["threshold"])
+        try:
+            return float(unsealed(self.store.get(_THRESHOLD))["threshold"])
+        except (ValueError, LookupError) as err:
+            raise StoreError(
+                f"{_THRESHOLD} is not what embedmill wrote ({err}); remove it, and it is found again"
+            ) from err
 
     @cached_property
     def _engine(self) -> Engine:
@@ -289,7 +294,7 @@ class Join:
         """What was found of each panel, in order; what is not there yet is computed."""
         for panel in range(len(phase)):
             phase.do(panel)
-            table = read_parquet(self.store, phase.key(panel))
+            table = read_sealed(self.store, phase.key(panel))
             if (table.schema.metadata or {}).get(FOOTER_KEY) != self.record.id.encode():
                 raise Conflict(f"{phase.key(panel)} is of another join than {self.record.id}; use another --out")
             yield table

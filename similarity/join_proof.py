@@ -72,6 +72,8 @@ def prove_join(store: Store) -> JoinVerdict:
             verdict.published += 1
         except _DAMAGE as err:
             verdict.problems.append(f"{item.key}: {_first_line(err)}")
+    for item in sorted(store.walk(layout.STAGE), key=lambda item: item.key):
+        verdict.problems += _stage_problems(store, item.key)
     if store.size(layout.manifest_key(0)) is not None:
         verdict.problems += _manifest_problems(record, store, digests, footers)
     return verdict
@@ -115,6 +117,18 @@ def _order_problems(table: pa.Table, record: JoinRecord, footer: PanelFooter) ->
         yield "it has a score below the threshold"
     if record.spec.top_k is not None and rank.max() > record.spec.top_k:
         yield f"it has more than {record.spec.top_k} pairs of one left id"
+
+
+def _stage_problems(store: Store, key: str) -> Iterator[str]:
+    """What is wrong with an object that the panels go by."""
+    try:
+        data = store.get(key)
+        if key.endswith(".json"):
+            unsealed(data)
+        elif broken := check_seal(data, key)[1]:
+            raise StoreError(broken)
+    except _DAMAGE as err:
+        yield f"{key}: {_first_line(err)}"
 
 
 def _codes(column: pa.ChunkedArray) -> np.ndarray:

@@ -225,8 +225,7 @@ def block_rows_for(memory: int, dim: int) -> int:
 
 def _panel_rows(memory: int, dim: int, top_k: int, threads: int, block_rows: int) -> int:
     """Left rows whose vectors, as read and as scanned, and whose best pairs the memory holds."""
-    tile = TILE_LEFT * TILE_RIGHT * 4 + 5 * 2**20 * 8  # scores, and the pairs that are scored again
-    taken = threads * tile + block_rows * dim * 24
+    taken = _taken(dim, threads, block_rows)
     rows = (memory - taken) // _bytes_a_row(dim, top_k)
     if rows < _LEAST_PANEL_ROWS:
         need = taken + _LEAST_PANEL_ROWS * _bytes_a_row(dim, top_k)
@@ -234,6 +233,22 @@ def _panel_rows(memory: int, dim: int, top_k: int, threads: int, block_rows: int
             f"--memory is too little for {threads} threads: {-(-need // 2**20)}MB are needed, or fewer --threads"
         )
     return int(min(rows, _MOST_PANEL_ROWS))
+
+
+def require_room(side: JoinSide, panel_rows: int, *, top_k: int = 0, memory: int, threads: int) -> None:
+    """Raise Refused where panels that were cut when there was more memory do not fit into what there is now."""
+    rows = min(panel_rows, side.rows)
+    need = _taken(side.dim, threads, block_rows_for(memory, side.dim)) + rows * _bytes_a_row(side.dim, top_k)
+    if need > memory and rows > _LEAST_PANEL_ROWS:
+        raise Refused(
+            f"it was begun with more memory, in panels of {panel_rows:,} rows; give --memory {-(-need // 2**20)}MB to "
+            "go on, or another --out"
+        )
+
+
+def _taken(dim: int, threads: int, block_rows: int) -> int:
+    """Bytes beside the left rows: scores, the pairs that are scored again, and the right rows."""
+    return threads * (TILE_LEFT * TILE_RIGHT * 4 + 5 * 2**20 * 8) + block_rows * dim * 24
 
 
 def _distributed_panel_rows(left: VectorSource, right: VectorSource, top_k: int) -> int:

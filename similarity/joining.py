@@ -7,7 +7,7 @@ from typing import Any
 
 from schemas.errors import Refused
 from similarity.join import Join, Progress, pin
-from similarity.join_request import JoinRequest, plan_join
+from similarity.join_request import JoinRequest, plan_join, require_room
 from similarity.recall import Recall
 from storage import layout
 from storage.store import canonical_location, open_store
@@ -65,6 +65,9 @@ def join_here(
         raise Refused(f"--out {out} holds the vectors; give the join a folder of its own")
     store = open_store(location)
     record = pin(store, planned.spec)
+    if not request.distributed:
+        spec, memory = record.spec, request.memory
+        require_room(spec.left, spec.panel_rows, top_k=spec.top_k or 0, memory=memory, threads=request.threads)
     effort = planned.effort(request.threads, max_pairs)
     join = Join(store, record, planned.left, planned.right, effort=effort, progress=progress)
     before = sum(1 for item in store.walk(layout.DATA) if layout.panel_of(item.key) is not None)

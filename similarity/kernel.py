@@ -5,8 +5,10 @@ float32: that is its score. How far the two may be apart is bounded (similarity/
 Order: score descending, then right row ascending.
 """
 
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,7 +26,9 @@ from similarity.scanning import CHUNK, gamma, product_error, scanned
 #: Chunks that are looked into at a time: more would only take memory.
 _CHUNKS_AT_ONCE = 16_384
 #: Pairs that are looked at again in float32 at a time.
-_PAIRS_AT_ONCE = 1024
+_PAIRS_AT_ONCE = 512
+#: Blocks of right rows in memory as they are scanned, beside the one that is made ready.
+_SCANS_AT_ONCE = 1
 _NO_ROW = np.iinfo(np.int64).max
 Work = TypeVar("Work")
 
@@ -93,10 +97,21 @@ def join(
             pool.map(lambda block: _ScannedTile(block, wanted, measure, engine), parts(left, engine.tile_left))
         )
         scans = (_Scan(part, measure, engine) for block in right for part in parts(block, engine.tile_right))
-        for scan in one_ahead(scans):
-            list(pool.map(scan.of, tiles))
+        under_way: deque[list[Future[None]]] = deque()
+        for scan in one_ahead(scans):  # a thread without a tile of this scan begins with the next one
+            under_way.append([pool.submit(scan.of, tile) for tile in tiles])
+            if len(under_way) > _SCANS_AT_ONCE:
+                _wait(under_way.popleft())
             limit(sum(tile.held for tile in tiles))
+        while under_way:
+            _wait(under_way.popleft())
+        limit(sum(tile.held for tile in tiles))
     return joined_pairs([tile.pairs() for tile in tiles])
+
+
+def _wait(futures: "list[Future[None]]") -> None:
+    for future in futures:
+        future.result()
 
 
 def parts(block: Block, size: int) -> Iterator[Block]:
@@ -210,6 +225,7 @@ class _ScannedTile(Tile):
     def __init__(self, rows: Block, wanted: Wanted, measure: Measure, engine: Engine) -> None:
         super().__init__(rows, wanted, measure)
         self.scanned = scanned(self.exact, len(rows), rows.vectors.shape[1], 1, engine)
+        self.lock = threading.Lock()  # two scans may be at it, in any order: what is best does not depend on it
 
 
 class _Scan:
@@ -232,8 +248,11 @@ class _Scan:
 
     def of(self, tile: _ScannedTile) -> None:
         """Give `tile` the pairs of this block that count."""
-        if not len(self._block) or tile.may_skip(self._block):
-            return
+        if len(self._block) and not tile.may_skip(self._block):
+            with tile.lock:
+                self._scan(tile)
+
+    def _scan(self, tile: _ScannedTile) -> None:
         products = self._engine.products(tile.scanned.values, self._scanned.values)
         if tile.top_k and not np.isfinite(tile.bound).all():
             tile.raise_bound(self._reached(tile, products))
@@ -271,13 +290,22 @@ class _Scan:
         some = min(2 * tile.top_k, count)  # twice: some may not be wanted
         if some < tile.top_k:
             return np.full(len(tile.rows), -np.inf, np.float32)
-        near = products[:, :count].float() * self._column_scale[:count]
-        columns = torch.topk(near, some, dim=1, sorted=False).indices.cpu().numpy().reshape(-1)
+        columns = self._nearest(products, count, some).cpu().numpy().reshape(-1)
         at = np.repeat(np.arange(len(tile.rows)), some)
         found = self._exact(tile, at, columns)
         found[~tile.allowed(at, self._block.first + columns)] = -np.inf
         reached: np.ndarray = np.partition(found.reshape(-1, some), some - tile.top_k, axis=1)[:, some - tile.top_k]
         return reached
+
+    def _nearest(self, products: torch.Tensor, count: int, some: int) -> torch.Tensor:
+        """int64 (left, some): columns, below `count`, of the greatest products, or nearly so: each of another chunk."""
+        near = products[:, :count].float() * self._column_scale[:count]
+        chunks = count // CHUNK
+        if 2 * some > chunks:
+            return torch.topk(near, some, dim=1, sorted=False).indices
+        most, column = near[:, : chunks * CHUNK].view(len(near), chunks, CHUNK).max(dim=2)
+        best = torch.topk(most, some, dim=1, sorted=False).indices
+        return best * CHUNK + column.gather(1, best)
 
     def _looked_at_again(
         self, tile: _ScannedTile, at: np.ndarray, columns: np.ndarray

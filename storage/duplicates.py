@@ -37,6 +37,13 @@ class DuplicateFinder:
         if len(self._lines) >= _BLOCK:
             self._write_block()
 
+    def add_hash(self, hash_: bytes, line: int) -> None:
+        """Take the next thing, whose 16-byte hash is at hand."""
+        self._hashes += hash_
+        self._lines.append(line)
+        if len(self._lines) >= _BLOCK:
+            self._write_block()
+
     def add_all(self, ids: list[str], line: int) -> None:
         """Take many ids that go by one line."""
         self._take(ids, [line] * len(ids))

@@ -1,6 +1,7 @@
 """Jobs in a store: created once, opened by anyone."""
 
 import datetime
+import json
 from dataclasses import dataclass
 
 from schemas.errors import Conflict, NotFound, SpecMismatch
@@ -75,6 +76,12 @@ def add_round(job: Job, plan: PlanRecord) -> None:
     key, data = layout.retry_key(plan.round), plan_to_json(plan)
     if not job.store.create(key, data) and job.store.get(key) != data:  # else ours, whose reply was lost
         raise Conflict(f"another retry of {job.id} began at the same moment; look at `embedmill status`")
+
+
+def write_stopped(job: Job, why: str) -> None:
+    """Say in the store why the job stopped, for `status` and `watch`."""
+    if not job.is_cancelled():
+        job.store.replace(layout.STOPPED, json.dumps({"why": why}).encode() + b"\n")
 
 
 def now() -> str:

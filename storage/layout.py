@@ -83,6 +83,10 @@ def sample_key(digest: str) -> str:
     return f"{PLAN}/sample-{digest[:12]}.parquet"
 
 
+def reuse_key(digest: str) -> str:
+    return f"{PLAN}/reuse-{digest[:12]}.parquet"
+
+
 def retry_key(round_: int) -> str:
     return f"{PLAN}/retry-{round_:04d}.json"
 

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from schemas.columns import CONTENT
 from schemas.errors import NotFound, StoreError
-from storage.parquet_seal import leave_room, seal
+from storage.parquet_seal import check_seal, leave_room, seal
 from storage.store import LocalStore, Store
 
 VECTOR = "embedding"
@@ -59,10 +60,10 @@ def vector_file(table: pa.Table, *, dim: int, metadata: dict[bytes, bytes]) -> b
     data = _sealed_file(
         table,
         rows_per_group(dim),
-        use_dictionary=[name for name in others if name != ID],
+        use_dictionary=[name for name in others if name not in (ID, CONTENT)],
         use_byte_stream_split=wide,  # of bytes there is nothing to split
         column_encoding=None,
-        write_statistics=others,
+        write_statistics=[name for name in others if name != CONTENT],
     )
     footer = pq.read_metadata(io.BytesIO(data))
     if footer.num_rows != table.num_rows or footer.metadata.get(next(iter(metadata))) is None:
@@ -153,6 +154,15 @@ def read_parquet(store: Store, key: str) -> pa.Table:
     """A whole Parquet object; raises like `open_parquet`."""
     with open_parquet(store, key) as file:
         return file.read(use_threads=_ARROW_THREADS)
+
+
+def read_sealed(store: Store, key: str) -> pa.Table:
+    """A whole Parquet object that embedmill wrote; raises StoreError where one bit of it is not as it was written."""
+    data = store.get(key)
+    _, broken = check_seal(data, key)
+    if broken:
+        raise StoreError(broken)
+    return parse_parquet(data, key)
 
 
 def parse_parquet(data: bytes, key: str) -> pa.Table:

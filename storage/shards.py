@@ -9,7 +9,8 @@ from enum import StrEnum
 import numpy as np
 import pyarrow as pa
 
-from schemas.columns import USAGE
+from schemas.columns import CONTENT, USAGE
+from schemas.contents import CONTENT_BYTES
 from schemas.errors import Conflict, NotFound, StoreError
 from schemas.rows import Modality
 from schemas.shard import FOOTER_KEY, Footer
@@ -29,6 +30,7 @@ from storage.parquet import (
 from storage.scores import SCORE, ids_in, is_scores, scores_file, scores_in
 from storage.store import Store
 
+CONTENT_TYPE = pa.binary(CONTENT_BYTES)
 FAILURES_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -60,6 +62,7 @@ class ShardOutput:
     ids: list[str]
     vectors: dict[str, np.ndarray]  # (vectors, dim) each, by column; the first is VECTOR; of pairs, SCORE (n, 1) alone
     usage: dict[str, list[float | None]]  # by column, same order
+    contents: list[bytes] | None = None  # content hashes, same order; of pairs, and of jobs of old, none
     kept: pa.Table  # the kept columns, same order
     failures: pa.Table  # FAILURES_SCHEMA
     ranks: list[int | None] | None = None  # of pairs
@@ -125,6 +128,9 @@ def _encoded(output: ShardOutput) -> bytes:
     for name, values in output.usage.items():
         columns.append(pa.array(values, USAGE[name]))
         fields.append(pa.field(name, columns[-1].type))
+    if output.contents is not None:
+        columns.append(pa.array(output.contents, CONTENT_TYPE))
+        fields.append(pa.field(CONTENT, CONTENT_TYPE, nullable=False))
     for field in output.kept.schema:
         columns.append(output.kept[field.name])
         fields.append(field)

@@ -21,6 +21,7 @@ def clean_environ(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Temp
     for name in list(os.environ):
         if name.startswith("EMBEDMILL_") and not name.startswith("EMBEDMILL_TEST"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("EMBEDMILL_MEMORY_DIR", str(tmp_path_factory.getbasetemp() / "memory"))  # nor of their machine
 
 
 @pytest.fixture(scope="session")

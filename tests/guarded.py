@@ -46,7 +46,12 @@ def guarded_redis() -> Iterator[GuardedRedis]:
         folder = Path(name)
         passwords = {role: secrets.token_hex(16) for role in ROLES}
         given = {f"EMBEDMILL_REDIS_{role.upper()}_PASSWORD": word for role, word in passwords.items()}
-        places = {"REDIS_RUN_DIR": name, "REDIS_DATA_DIR": name, "PATH": server_path(folder / "bin")}
+        places = {
+            "REDIS_RUN_DIR": name,
+            "REDIS_DATA_DIR": name,
+            "REDIS_PRIVATE_DIR": name,
+            "PATH": server_path(folder / "bin"),
+        }
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen([ENTRY], env=given | places, stdout=log, stderr=log)
         try:

@@ -14,13 +14,14 @@ from schemas.settings import Settings
 from schemas.space import Space
 from storage.jobs import Job
 from storage.model_files import resolve_model
-from workers.batching import TokenBudget
+from workers.batching import DEFAULT_TOKENS, TokenBudget
 from workers.canary import Canary
 from workers.care import Care
 from workers.embed_shard import embed_shard
 from workers.encoder import Encoder, load_encoder
 from workers.lease import MemoryLeases
 from workers.loading import Loaded, Loader, ScriptedLoader
+from workers.meter import Meter
 from workers.pair_scorer import PairScorer, load_scorer
 from workers.runtime import OpenJob
 
@@ -38,6 +39,7 @@ class InlineMill:
         loader: Loader | None = None,
         care: Care | None = None,
         faults: str = "",
+        meter: Meter | None = None,
     ) -> None:
         self.job, self.board, self.leases = job, MemoryBoard(), MemoryLeases()
         space = job.record.space
@@ -50,10 +52,11 @@ class InlineMill:
             location=job.store.url,
             loader=loader or ScriptedLoader(media or {}),
             model=lambda: told,
-            budget=TokenBudget(SETTINGS.batch_tokens),
+            budget=TokenBudget(DEFAULT_TOKENS),
             settings=SETTINGS,
             canary=lambda: canary,
             care=care or Care(),
+            meter=meter or Meter(),
         )
 
     @property

@@ -26,12 +26,13 @@ def planned_job(
     root: str = "",
     model_digest: str = DIGEST,
     job_id: str = "job-12345678",
+    costs: list[float] | None = None,
 ) -> Job:
-    """A job with these shards, for the model `hash`."""
+    """A job with these shards, for the model `hash`; a row costs a token where `costs` says nothing else."""
     keep = (KeptColumn(name="label"),)
     with PlanWriter(keep) as writer:
-        for rows in shards:
-            writer.add_shard(rows[0].modality, rows, float(len(rows)))
+        for n, rows in enumerate(shards):
+            writer.add_shard(rows[0].modality, rows, float(len(rows)) if costs is None else costs[n])
         plan = writer.publish(store)
     spec = JobSpec(
         manifest="/rows.jsonl",

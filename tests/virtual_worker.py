@@ -27,7 +27,7 @@ from storage.jobs import Job
 from storage.store import Store
 from tests.virtual_redis import VirtualRedis
 from tests.virtual_store import VirtualStore
-from workers.batching import Cancelled, TokenBudget
+from workers.batching import DEFAULT_TOKENS, Cancelled, TokenBudget
 from workers.embed_shard import embed_shard
 from workers.encoder import Encoder
 from workers.loading import ScriptedLoader
@@ -410,6 +410,6 @@ def _open(worker: VirtualWorker, job_id: str, baton: _Baton, settings: Settings)
         location=job.store.url,
         loader=ScriptedLoader({}),
         model=lambda: encoder,
-        budget=TokenBudget(settings.batch_tokens),
+        budget=TokenBudget(settings.batch_tokens or DEFAULT_TOKENS),
         settings=settings,
     )

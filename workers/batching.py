@@ -22,6 +22,8 @@ _AHEAD = 2
 #: Items that are measured at a time: the suspects, should the process die of it.
 _MEASURED = 1024
 _NO_TRAIL = NoTrail()
+#: Padded tokens in a batch, until something is known of model and device.
+DEFAULT_TOKENS = 2048
 
 
 class Input(Protocol):
@@ -56,10 +58,12 @@ class TokenBudget:
     """Padded tokens that a batch may hold; it shrinks when the device runs out of memory, and stays so."""
 
     tokens: int
+    on_shrink: Callable[[int], None] = lambda tokens: None  # told of what it has shrunk to
 
     def shrink_below(self, tokens: int) -> None:
         """Remember that a batch of so many padded tokens was too much."""
         self.tokens = max(1, min(self.tokens, tokens // 2))
+        self.on_shrink(self.tokens)
 
 
 def fill_batches(lengths: Sequence[int], *, budget: int, max_items: int) -> list[list[int]]:

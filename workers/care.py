@@ -12,7 +12,8 @@ import redis
 from schemas.failures import Failure, FailureCode
 from schemas.settings import Settings
 from workers.breadcrumb import Breadcrumb, NoTrail, ShardTrail, Trail
-from workers.embedding import Embedded
+from workers.embedding import Embedded, as_equal
+from workers.equal_rows import first_of_equals
 from workers.isolation import AloneTask
 from workers.planned_work import Row, work_on
 from workers.suspects import MemorySuspects, SuspectBoard
@@ -57,23 +58,25 @@ class Care:
 
         `task` names the shard, `deaths` how many processes died in its middle.
         """
-        outcomes = self._of_suspects(task, len(rows), deaths, should_stop)
-        rest = [at for at in range(len(rows)) if at not in outcomes]
+        first = first_of_equals(rows)  # of each row; what is said of one is said of all that equal it
+        outcomes = self._of_suspects(task, first, deaths, should_stop)
+        rest = [at for at in sorted(set(first)) if at not in outcomes]
         found = work_on(job, [rows[at] for at in rest], settings, should_stop, self._trail_of(task, rest))
         outcomes |= zip(rest, found, strict=True)
-        return [outcomes[at] for at in range(len(rows))]
+        return [outcomes[one] if one == at else as_equal(outcomes[one]) for at, one in enumerate(first)]
 
     def _of_suspects(
-        self, task: AloneTask, count: int, deaths: int, should_stop: Callable[[], bool]
+        self, task: AloneTask, first: Sequence[int], deaths: int, should_stop: Callable[[], bool]
     ) -> dict[int, Outcome]:
         suspects: set[int] = set()
         outcomes: dict[int, Outcome] = {}
         with contextlib.suppress(redis.RedisError):  # a hint: without it one more process may die
-            suspects = self.suspects.suspects(task.job, task.shard)
-            outcomes |= self.suspects.condemned(task.job, task.shard)
+            suspects = {first[row] for row in self.suspects.suspects(task.job, task.shard) if row < len(first)}
+            condemned = self.suspects.condemned(task.job, task.shard)
+            outcomes |= {first[row]: failure for row, failure in condemned.items() if row < len(first)}
         if not suspects and deaths >= UNEXPLAINED_DEATHS:
-            suspects = set(range(count))
-        alone = replace(task, rows=tuple(sorted(row for row in suspects - set(outcomes) if row < count)))
+            suspects = set(first)
+        alone = replace(task, rows=tuple(sorted(suspects - set(outcomes))))
         if alone.rows:
             fields = {"event": "rows_alone", "shard": task.shard, "rows": len(alone.rows)}
             logger.info("rows in whose middle a process died are tried alone", extra=fields)

@@ -25,7 +25,7 @@ from storage.plans import kept_schema
 from storage.scores import SCORE, joined_in, ranks
 from storage.shards import FAILURES_SCHEMA, Published, ShardOutput, content_sha256, is_published, publish
 from workers.batching import Cancelled
-from workers.embedding import Embedded
+from workers.embedding import Embedded, Origin
 from workers.isolation import AloneTask
 from workers.lease import HeldLease, LeaseBoard, lease
 from workers.planned_work import Row, planned_rows
@@ -202,14 +202,18 @@ def _output(
         moved=moved,
         int8_ranges=job.ranges_sha256,
         notes=_notes(job, entry.modality),
+        equal=sum(1 for _, embedded in good if embedded.origin is Origin.EQUAL),
+        reused=sum(1 for _, embedded in good if embedded.origin is Origin.REUSED),
         spent=spent,
     )
+    contents = [embedded.content for _, embedded in good for _ in embedded.vectors]
     return ShardOutput(
         ranks=_ranks(job, message, ids, vectors, kept),
         footer=footer,
         ids=ids,
         vectors=vectors,
         usage=usage,
+        contents=contents if record.spec.content_hashes else None,
         kept=kept,
         failures=_failures_table(failures, entry.modality, entry.shard, attempt),
     )

@@ -4,7 +4,8 @@ import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,7 @@ from workers.ahead import ahead
 from workers.batching import Cancelled, begin_batches, measure
 from workers.breadcrumb import NoTrail, Place, Trail
 from workers.encoder import Encoder, Length
-from workers.loading import Loaded, MediaLoader, Segment, Segments, load_all
+from workers.loading import IsKnown, Loaded, MediaLoader, Segment, Segments, load_all, nothing_known
 from workers.quantising import finished, overflows, pooled
 
 if TYPE_CHECKING:
@@ -42,12 +43,34 @@ def no_trail(rows: Sequence[int]) -> Trail:
     return NoTrail()
 
 
+class Origin(StrEnum):
+    """Where a row's vectors come from."""
+
+    COMPUTED = "computed"
+    EQUAL = "equal"  # another row of the shard has the same content, and the vectors were computed for that one
+    REUSED = "reused"  # an earlier job has them
+
+
 @dataclass(frozen=True, slots=True)
 class Embedded:
     """One row's vectors: one, or one for each of its segments."""
 
     vectors: np.ndarray  # float32 (segments, dim), as the recipe says
     usage: list[dict[str, float]]  # of each segment: how much of the row the model saw
+    content: bytes = b""  # the row's content hash
+    origin: Origin = Origin.COMPUTED
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it only says which content it is of: the vectors come with another row, or from an earlier job."""
+        return not len(self.vectors)
+
+
+def as_equal(outcome: Embedded | Failure) -> Embedded | Failure:
+    """The outcome of a row for another one of the same content."""
+    if isinstance(outcome, Failure) or outcome.origin is Origin.REUSED:
+        return outcome
+    return replace(outcome, origin=Origin.EQUAL)
 
 
 def embed_rows(
@@ -56,16 +79,18 @@ def embed_rows(
     settings: Settings,
     should_stop: Callable[[], bool],
     trail_of: TrailOf = no_trail,
+    is_known: IsKnown = nothing_known,
 ) -> Iterator[Embedded | Failure]:
     """The vectors of each row, or why it has none, in order; decoded media are held a chunk at a time.
 
+    Where `is_known` says so of a row's content, its vectors are elsewhere.
     Raises Cancelled soon after `should_stop()` is true: between two batches, or two rows that are loaded.
     """
     encoder, left = job.encoder(), threading.Event()
     if isinstance(job.loader, MediaLoader):
         job.loader.shrink = getattr(encoder, "shrink", None)
     with ThreadPoolExecutor(1, thread_name_prefix="preprocess") as pool:
-        work = _Work(job, encoder, settings, lambda: left.is_set() or should_stop(), trail_of, pool)
+        work = _Work(job, encoder, settings, lambda: left.is_set() or should_stop(), trail_of, is_known, pool)
         begun = ahead(work.begun(rows), _AHEAD)
         try:
             for chunk in job.meter.through(Step.INPUT_WAIT, begun):
@@ -100,10 +125,11 @@ class _Work:
     settings: Settings
     should_stop: Callable[[], bool]
     trail_of: TrailOf
+    is_known: IsKnown
     pool: ThreadPoolExecutor  # of one thread: tokenizers are not safe to share
 
     def begun(self, rows: list[ManifestRow]) -> Generator[_Begun, None, None]:
-        loaded = load_all(self.job.loader, rows, self.settings.load_threads)
+        loaded = load_all(self.job.loader, rows, self.settings.load_threads, self.is_known)
         done = 0
         for chunk in _chunks(_unless(self.should_stop, loaded), _media_at_a_time(self.settings)):
             owners = [done + at for at, row in enumerate(chunk) for _ in _inputs_of(row)]
@@ -164,6 +190,9 @@ def _row_of(
     segments: Segments, results: Iterator[tuple[np.ndarray | Failure, Length]], recipe: Recipe
 ) -> Embedded | Failure:
     """Take one row's results from the iterator, all of them, and put them together; the first failure is the row's."""
+    content = segments[0].content
+    if not segments[0].inputs:
+        return Embedded(np.empty((0, 0), np.float32), [], content)
     vectors: list[np.ndarray] = []
     usage: list[dict[str, float]] = []
     failure: Failure | None = None
@@ -175,7 +204,9 @@ def _row_of(
         else:
             vectors.append(vector)
             usage.append(_usage_of(segment, taken[0][1]))
-    return failure or Embedded(np.stack(vectors), usage)
+    if failure is not None:
+        return failure
+    return Embedded(vectors[0][None] if len(vectors) == 1 else np.stack(vectors), usage, content)
 
 
 def _vector_of(parts: list[np.ndarray | Failure], recipe: Recipe) -> np.ndarray | Failure:
@@ -184,7 +215,7 @@ def _vector_of(parts: list[np.ndarray | Failure], recipe: Recipe) -> np.ndarray 
         if isinstance(part, Failure):
             return part
         vectors.append(part)
-    vector = finished(pooled(np.stack(vectors)), recipe)
+    vector = finished(vectors[0] if len(vectors) == 1 else pooled(np.stack(vectors)), recipe)
     return vector if isinstance(vector, Failure) else overflows(vector, recipe) or vector
 
 

@@ -26,7 +26,7 @@ from schemas.errors import StoreUnavailable, WorkerUnfit
 from schemas.failures import Failure, FailureCode, Stage
 from schemas.settings import Settings
 from workers.batching import Cancelled
-from workers.embedding import Embedded
+from workers.embedding import Embedded, Origin
 from workers.memory import limit_bytes, resident_bytes
 
 logger = logging.getLogger(__name__)
@@ -206,7 +206,7 @@ def _outcome(message: dict[str, Any], data: bytes) -> Embedded | Failure:
         code, stage = FailureCode(message["code"]), Stage(message["stage"])
         return Failure(code=code, stage=stage, message=message["message"])
     vectors = np.frombuffer(data, "<f4").reshape(message["shape"])
-    return Embedded(vectors, message["usage"])
+    return Embedded(vectors, message["usage"], bytes.fromhex(message["content"]), Origin(message["origin"]))
 
 
 def said_of(row: int, outcome: Embedded | Failure) -> bytes:
@@ -217,6 +217,7 @@ def said_of(row: int, outcome: Embedded | Failure) -> bytes:
         return json.dumps(told).encode() + b"\n"
     data = np.ascontiguousarray(outcome.vectors, "<f4").tobytes()
     told |= {"shape": outcome.vectors.shape, "usage": outcome.usage, "bytes": len(data)}
+    told |= {"content": outcome.content.hex(), "origin": outcome.origin}
     return json.dumps(told).encode() + b"\n" + data
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from PIL import Image
 
+from schemas.contents import media_content, mixed_content, text_content
 from schemas.failures import DEFECT_MESSAGES, Failure, FailureCode, Stage
 from schemas.recipe import Recipe
 from schemas.rows import ManifestRow, Modality, Part
@@ -50,20 +51,34 @@ class Segment:
     start_s: float | None = None
     end_s: float | None = None
     usage: Mapping[str, float] = field(default_factory=dict)  # seconds and frames, by the names of schemas.columns
+    content: bytes = field(default=b"", compare=False)  # the content hash of its row
 
 
 #: One segment, but for rows that are cut into several.
 Segments = tuple[Segment, ...]
 
 
+#: Asked for a row's id and content hash before anything is decoded: whether the vectors of that content are at hand.
+IsKnown = Callable[[str, bytes], bool]
+
+
+def nothing_known(id_: str, content: bytes) -> bool:
+    """Each row is for itself."""
+    return False
+
+
 class Loader(Protocol):
     """Turns a row into what a model is fed; called from several threads at once."""
 
-    def load(self, row: ManifestRow) -> Segments | Failure:
-        """The row's content, or why there is none."""
+    def load(self, row: ManifestRow, is_known: IsKnown = nothing_known) -> Segments | Failure:
+        """The row's content, or why there is none; a segment without inputs where the content is known."""
 
     def close(self) -> None:
         """End what the loader has started."""
+
+
+#: A part and, of a medium, its bytes.
+Fetched = tuple[Part, bytes]
 
 
 class MediaLoader:
@@ -74,28 +89,48 @@ class MediaLoader:
         self._meter = meter or Meter()
         self.shrink: Shrink | None = None  # what the model's processor would bring pictures to; set before rows are
 
-    def load(self, row: ManifestRow) -> Segments | Failure:
+    def load(self, row: ManifestRow, is_known: IsKnown = nothing_known) -> Segments | Failure:
         defect = _defect(row)
         if defect is not None:
             return defect
-        segments: Segments = (Segment(inputs=(Loaded(),)),)
+        if row.modality is Modality.TEXT:
+            return _text_segments(row, is_known)
+        fetched = self._fetched(row)
+        if isinstance(fetched, Failure):
+            return fetched
+        content = _content_of(fetched)
+        if is_known(row.id, content):
+            return (Segment(inputs=(), content=content),)
+        return self._made_of(fetched, content)
+
+    def close(self) -> None:
+        self._fetcher.close()
+
+    def _fetched(self, row: ManifestRow) -> list[Fetched] | Failure:
+        fetched: list[Fetched] = []
         for part in _parts_of(row):
-            found = self._segments(part)
+            if part.modality is Modality.TEXT:
+                fetched.append((part, b""))
+                continue
+            with self._meter.while_in(Step.FETCH):
+                data = self._fetcher.fetch(part.uri or "")
+            if isinstance(data, Failure):
+                return data
+            fetched.append((part, data))
+        return fetched
+
+    def _made_of(self, fetched: list[Fetched], content: bytes) -> Segments | Failure:
+        segments: Segments = (Segment(inputs=(Loaded(),), content=content),)
+        for part, data in fetched:
+            found = self._segments(part, data)
             if isinstance(found, Failure):
                 return found
             segments = _joined(segments, found)
         return segments
 
-    def close(self) -> None:
-        self._fetcher.close()
-
-    def _segments(self, part: Part) -> Segments | Failure:
+    def _segments(self, part: Part, data: bytes) -> Segments | Failure:
         if part.modality is Modality.TEXT:
             return (Segment(inputs=(Loaded(text=part.text),)),)
-        with self._meter.while_in(Step.FETCH):
-            data = self._fetcher.fetch(part.uri or "")
-        if isinstance(data, Failure):
-            return data
         with self._meter.while_in(Step.DECODE):
             return self._decoded(part, data)
 
@@ -132,21 +167,24 @@ class ScriptedLoader:
     def __init__(self, media: Mapping[str, Loaded | Failure]) -> None:
         self._media = media
 
-    def load(self, row: ManifestRow) -> Segments | Failure:
+    def load(self, row: ManifestRow, is_known: IsKnown = nothing_known) -> Segments | Failure:
         defect = _defect(row)
         if defect is not None:
             return defect
         if row.modality is Modality.TEXT:
-            return (Segment(inputs=(Loaded(text=row.text),)),)
+            return _text_segments(row, is_known)
         missing = Failure(code=FailureCode.NOT_FOUND, stage=Stage.FETCH, message="the script has no such medium")
         found = self._media.get(row.id, missing)
-        return found if isinstance(found, Failure) else (Segment(inputs=(found,)),)
+        if isinstance(found, Failure):
+            return found
+        content = media_content(row.modality, row.id.encode())  # each script is another content
+        return (Segment(inputs=() if is_known(row.id, content) else (found,), content=content),)
 
     def close(self) -> None: ...
 
 
 def load_all(
-    loader: Loader, rows: Iterable[ManifestRow], threads: int
+    loader: Loader, rows: Iterable[ManifestRow], threads: int, is_known: IsKnown = nothing_known
 ) -> Generator[tuple[int, Segments | Failure], None, None]:
     """Each row's index and outcome, in the order of `rows`; media are loaded by `threads` threads.
 
@@ -158,7 +196,7 @@ def load_all(
     done = 0
     try:
         for row in rows:
-            ahead.append(_started(pool, loader, row))
+            ahead.append(_started(pool, loader, row, is_known))
             if len(ahead) >= 2 * threads:
                 yield done, ahead.popleft()()
                 done += 1
@@ -169,11 +207,27 @@ def load_all(
         pool.shutdown(cancel_futures=True)
 
 
-def _started(pool: ThreadPoolExecutor, loader: Loader, row: ManifestRow) -> Callable[[], Segments | Failure]:
+def _started(
+    pool: ThreadPoolExecutor, loader: Loader, row: ManifestRow, is_known: IsKnown
+) -> Callable[[], Segments | Failure]:
     if row.modality is Modality.TEXT:  # at hand: a thread would only cost time
-        outcome = loader.load(row)
+        outcome = loader.load(row, is_known)
         return lambda: outcome
-    return pool.submit(loader.load, row).result
+    return pool.submit(loader.load, row, is_known).result
+
+
+def _text_segments(row: ManifestRow, is_known: IsKnown) -> Segments:
+    content = text_content(row.text or "")
+    inputs = () if is_known(row.id, content) else (Loaded(text=row.text),)
+    return (Segment(inputs=inputs, content=content),)
+
+
+def _content_of(fetched: list[Fetched]) -> bytes:
+    hashes = [
+        text_content(part.text or "") if part.uri is None else media_content(part.modality, data)
+        for part, data in fetched
+    ]
+    return hashes[0] if len(hashes) == 1 else mixed_content(hashes)
 
 
 def _parts_of(row: ManifestRow) -> tuple[Part, ...]:
@@ -195,7 +249,9 @@ def _joined(segments: Segments, more: Segments) -> Segments:
 def _both(one: Segment, other: Segment, *, longer: bool) -> Segment:
     inputs = tuple(_merged(a, b) for a in one.inputs for b in other.inputs)
     timed = other if longer or one.start_s is None else one
-    return Segment(inputs=inputs, start_s=timed.start_s, end_s=timed.end_s, usage={**one.usage, **other.usage})
+    usage = {**one.usage, **other.usage}
+    content = one.content or other.content
+    return Segment(inputs=inputs, start_s=timed.start_s, end_s=timed.end_s, usage=usage, content=content)
 
 
 def _merged(one: Loaded, other: Loaded) -> Loaded:

@@ -1,6 +1,6 @@
 """Planned work: what a shard's rows are, and what becomes of them, by the kind of their job."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, cast
 
 import pyarrow as pa
@@ -12,7 +12,8 @@ from schemas.rows import ManifestRow, Modality, PairRow
 from schemas.settings import Settings
 from storage.planned_pairs import pairs_of
 from storage.plans import rows_of
-from workers.embedding import Embedded, TrailOf, embed_rows, no_trail
+from workers.embedding import Embedded, TrailOf, no_trail
+from workers.once import embed_once
 from workers.scoring import score_pairs
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ def work_on(
     settings: Settings,
     should_stop: Callable[[], bool],
     trail_of: TrailOf = no_trail,
-) -> Iterator[Embedded | Failure]:
+) -> Iterable[Embedded | Failure]:
     """The outcome of each row, in order; raises Cancelled like `embed_rows` and `score_pairs`."""
     if job.job.record.spec.kind is Kind.RERANK:
         return score_pairs(job, cast("list[PairRow]", list(rows)), settings, should_stop, trail_of)
-    return embed_rows(job, cast("list[ManifestRow]", list(rows)), settings, should_stop, trail_of)
+    return embed_once(job, cast("list[ManifestRow]", list(rows)), settings, should_stop, trail_of)

@@ -13,7 +13,7 @@ from schemas.settings import Settings
 from schemas.space import Space
 from storage.jobs import Job
 from storage.model_files import ResolvedModel, resolve_model
-from workers.batching import TokenBudget
+from workers.batching import DEFAULT_TOKENS, TokenBudget
 from workers.decoders import DecodeLimits, Decoders
 from workers.embedding import embed_rows
 from workers.encoder import load_encoder
@@ -57,7 +57,7 @@ def embed_query(job: Job, model: ResolvedModel, row: ManifestRow, recipe: Recipe
         location=job.store.url,
         loader=MediaLoader(fetcher, decoders, recipe),
         model=lambda: encoder,
-        budget=TokenBudget(settings.batch_tokens),
+        budget=TokenBudget(settings.batch_tokens or DEFAULT_TOKENS),
         settings=settings,
     )
     try:

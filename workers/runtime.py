@@ -41,9 +41,11 @@ from storage.model_files import ResolvedModel, resolve_model
 from storage.pair_limit import pair_limit
 from storage.plans import PlanReader
 from storage.ranges import Ranges
+from storage.reuse import EarlierVectors, read_earlier
 from storage.store import open_store, require_within
 from workers.batching import Cancelled, TokenBudget
 from workers.breadcrumb import LOADING, Breadcrumb, Place
+from workers.budgets import budget_for, learn_once
 from workers.calibration import frozen_ranges
 from workers.canary import Canary
 from workers.care import Care
@@ -131,11 +133,20 @@ class OpenJob:
     budget: TokenBudget
     settings: Settings
     canary: Callable[[], Canary | None] = lambda: None  # of the job's model
+    learn: Callable[[], None] = lambda: None  # how large batches should be, where that is not known
     care: Care = field(default_factory=Care)
     meter: Meter = field(default_factory=Meter)
     plans: dict[str, PlanReader] = field(default_factory=dict)
+    reused: EarlierVectors | None = None  # once it was asked for
     ranges: Ranges | None = None  # of int8 vectors
     ranges_sha256: str = ""
+
+    def earlier(self) -> EarlierVectors | None:
+        """The vectors of earlier jobs; None where the job takes none."""
+        key, space = self.job.record.plan.reuse, self.job.record.space
+        if key is not None and self.reused is None:
+            self.reused = EarlierVectors(read_earlier(self.job.store, key), space, open_store)
+        return self.reused
 
     def plan(self, digest: str) -> PlanReader:
         if digest not in self.plans:
@@ -157,6 +168,8 @@ class OpenJob:
     def make_ready(self) -> None:
         """Load the model, and the ranges of int8 vectors, where they are not at hand."""
         self.load()
+        self.learn()
+        self.learn = lambda: None
         if OutputType.INT8 in self.job.record.space.recipe.outputs and self.ranges is None:
             self.ranges, self.ranges_sha256 = frozen_ranges(self, self.settings)
 
@@ -287,7 +300,7 @@ class Runtime:
         store = with_faults(open_store(location), self.settings.store_faults)
         allow = partial(require_within, roots=self.settings.roots, what="what is joined")
         told, most = Told(), pair_limit(store)
-        comparison = open_comparison(store, max_pairs=most, allow=allow, check=told.check)
+        comparison = open_comparison(store, max_pairs=most, device=self.settings.device, allow=allow, check=told.check)
         opened = OpenComparison(location, comparison, told, most)
         if opened.comparison.id != job_id:
             raise NotAllowed(f"{location} holds {opened.comparison.id}, not {job_id}; the message was dropped")
@@ -303,15 +316,19 @@ class Runtime:
         for root in spec.media_roots:
             if not root.startswith(("http://", "https://")):
                 require_within(root, self.settings.roots, what="the job's media root")
+        for place in spec.reuse:
+            require_within(place, self.settings.roots, what="an earlier job whose vectors are taken")
         if spec.allow_private and not self.settings.allow_private:
             raise NotAllowed("the job reads media from private hosts; start the worker with --allow-private-hosts")
         model, meter = self._model(job), Meter()
+        budget = budget_for(self.settings, model, job.record.space.recipe.dtype)
         opened = OpenJob(
             job=job,
             location=location,
             loader=self._loader(job, meter),
             model=partial(self._told, job, model),
-            budget=TokenBudget(self.settings.batch_tokens),
+            budget=budget,
+            learn=partial(self._learn_budget, job, model, budget),
             settings=self.settings,
             canary=partial(self.shelf.canary, model, job.record.space.recipe.dtype),
             care=Care(RedisSuspects(self.client), self.crumb, self._alone),
@@ -397,6 +414,11 @@ class Runtime:
         if space.scoring is None:
             return cast("Encoder", held).told(space.recipe)
         return cast("PairScorer", held).told(space.recipe, space.scoring)
+
+    def _learn_budget(self, job: Job, model: ResolvedModel, budget: TokenBudget) -> None:
+        if job.record.spec.kind is Kind.EMBED:
+            dtype = job.record.space.recipe.dtype
+            learn_once(self.settings, model, dtype, cast("Encoder", self.shelf.get(model, dtype)), budget)
 
     def _loading(self, job: Job, model: ResolvedModel) -> contextlib.AbstractContextManager[None]:
         """Noted, so that a process which the model itself is too much for is known from one that a row killed."""

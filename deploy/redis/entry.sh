@@ -6,6 +6,7 @@ umask 077
 here=$(dirname "$0")
 run=${REDIS_RUN_DIR:-/run/redis}
 data=${REDIS_DATA_DIR:-/data}
+private=${REDIS_PRIVATE_DIR:-/tmp} # the server's alone
 least=16
 
 hash_of() { # the SHA-256 of the variable's value, which appears in no argument of any process
@@ -25,14 +26,14 @@ awk '/^[ \t]*(# |$)/ { next }
      /^user/ { if (line) print line; line = "" }
      { $1 = $1; line = line ? line " " $0 : $0 }
      END { print line }' "$here/users.acl.template" |
-    sed -e "s/@COORDINATOR@/$coordinator/" -e "s/@WORKER@/$worker/" -e "s/@MONITOR@/$monitor/" > "$run/users.acl"
+    sed -e "s/@COORDINATOR@/$coordinator/" -e "s/@WORKER@/$worker/" -e "s/@MONITOR@/$monitor/" > "$private/users.acl"
 unset EMBEDMILL_REDIS_COORDINATOR_PASSWORD EMBEDMILL_REDIS_WORKER_PASSWORD EMBEDMILL_REDIS_MONITOR_PASSWORD value
 
 server=$(command -v valkey-server || command -v redis-server) || {
     echo "neither valkey-server nor redis-server is on PATH" >&2
     exit 2
 }
-set -- "$here/redis.conf" --dir "$data" --unixsocket "$run/redis.sock" --aclfile "$run/users.acl" \
+set -- "$here/redis.conf" --dir "$data" --unixsocket "$run/redis.sock" --aclfile "$private/users.acl" \
     --maxmemory "${REDIS_MAXMEMORY:-1gb}"
 if [ -n "${REDIS_TLS_DIR:-}" ]; then # machines elsewhere: TLS, and the same passwords
     set -- "$@" --tls-port "${REDIS_TLS_PORT:-6379}" --tls-auth-clients no \

@@ -82,6 +82,14 @@ def test_a_shard_is_read_from_the_list(page: Page, job: Job) -> None:
     assert not any(f'data-column="{name}"' in heads for name in ("args", "kwargs", "result"))
 
 
+def test_shards_are_found_by_job_shard_and_queue(page: Page, job: Job) -> None:
+    """The search field takes them by name."""
+    words = {f"kwargs:job={job.id}": 2, "kwargs:shard=1": 1, f"kwargs:queue={QUEUE}": 2, "kwargs:queue=other": 0}
+    asked = "/tasks/datatable?draw=1&start=0&length=9&order[0][column]=0&search[value]="
+
+    assert {word: page.get(asked + word).json["recordsFiltered"] for word in words} == words
+
+
 def test_no_path_and_no_secret_is_shown(page: Page, job: Job, broker: EmbeddedBroker) -> None:
     """Neither where the job lives, nor the plan's digest, nor a password is on any page."""
     uuid, worker_name = page.rows()[0]["uuid"], page.rows()[0]["worker"]
@@ -123,6 +131,17 @@ def test_nothing_is_seen_without_the_password(page: Page) -> None:
     assert {reply.status for reply in [*refused, posted]} == {401}
     assert {reply.body for reply in refused} == {"401: a name and a password are needed\n"}
     assert page.get("/healthcheck", auth=None).body == "OK"
+
+
+def test_it_listens_on_this_machine_alone(page: Page) -> None:
+    """Its only socket that listens is bound to 127.0.0.1."""
+    port = int(page.url.rpartition(":")[2])
+    lines = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
+    listening = [words[1] for words in lines if words[3] == "0A" and words[1].endswith(f":{port:04X}")]
+
+    assert listening == [f"0100007F:{port:04X}"]
 
 
 def test_nothing_can_be_changed(page: Page) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ def test_a_killed_rerank_goes_on(tmp_path: Path) -> None:
     proof = embedmill("verify", tmp_path / "out", "--json")
     assert json.loads(proof.stdout)["complete"]
     assert embedmill(*words).stdout.startswith(f"{open_job(store).id}: finished, every pair has a score")
+    assert re.search(r"600/600 pairs, .* shards, 0 failed, .* pairs/s", again.stderr)
+    assert "  pairs     600 of 600 done" in embedmill("status", tmp_path / "out").stdout
 
 
 @pytest.mark.model

@@ -15,7 +15,7 @@ from tests.inline import InlineMill
 from tests.jobs import planned_job
 from workers.ahead import ahead
 from workers.encoder import Encoder, Length
-from workers.loading import Loaded, ScriptedLoader, Segments
+from workers.loading import IsKnown, Loaded, ScriptedLoader, Segments, nothing_known
 
 WAIT_S = 30.0
 MODEL = resolve_model("hash")
@@ -28,8 +28,8 @@ class Noted(ScriptedLoader):
         super().__init__({f"p{n:04d}": Loaded(image=Image.new("RGB", (n % 7 + 1, 2))) for n in range(128)})
         self._last, self.came_to_the_last = last, threading.Event()
 
-    def load(self, row: ManifestRow) -> Segments:
-        loaded = super().load(row)
+    def load(self, row: ManifestRow, is_known: IsKnown = nothing_known) -> Segments:
+        loaded = super().load(row, is_known)
         if row.id == self._last:
             self.came_to_the_last.set()
         assert isinstance(loaded, tuple)

@@ -4,20 +4,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from producer.prepare import JobRequest, prepare_job
 from producer.rerank_job import RerankRequest, prepare_rerank
 from schemas.errors import EmbedmillError, Refused, SpecMismatch
+from schemas.rerank import Activation, Scoring
 from similarity.dedup_request import DedupRequest, dedup_here
 from similarity.join_request import SideRequest
 from similarity.quality import evaluate
 from similarity.standing import standing
 from storage import layout
 from storage.store import open_store
+from tests.inline import InlineMill
 from tests.joins import join_of, random_file
 from tests.mill import embedmill, write_jsonl
-from tests.rerank import MODEL, sentences
+from tests.rerank import MODEL, hash_scores, sentences
 
 QUERIES, ITEMS = sentences("q", 12, seed=1), sentences("d", 20, seed=2)
 
@@ -123,6 +127,53 @@ def test_a_dedup_in_its_middle_says_how_far_it_is(tmp_path: Path, sides: tuple[P
     assert (seen.finished, seen.panels, seen.panels_done, seen.prepared, seen.pairs) == (False, None, 1, 1, pairs)
     assert pairs > 0
     assert "1 done" in "\n".join(seen.lines())
+
+
+def test_the_uncertain_pairs_of_a_join_are_reranked_and_both_are_measured(
+    tmp_path: Path, sides: tuple[Path, Path], manifests: tuple[Path, Path]
+) -> None:
+    """From a join of several panels to scores to numbers: each pair is in its place, recall is that of the places."""
+    join_of(*sides, tmp_path / "join", panel_rows=5, top_k=6)
+    joined = pq.read_table(tmp_path / "join" / "data").to_pylist()
+    low, high = np.quantile([row["score"] for row in joined], [0.1, 0.9])
+    left, right = map(str, manifests)
+    request = RerankRequest(
+        pairs=str(tmp_path / "join"),
+        left=left,
+        right=right,
+        model=MODEL,
+        out=str(tmp_path / "scores"),
+        band=(float(low), float(high)),
+        scoring=Scoring(activation=Activation.NONE),
+        keep=("join_rank",),
+    )
+
+    InlineMill(prepare_rerank(request)).run()
+
+    scores = hash_scores([{"query_id": r["left_id"], "item_id": r["right_id"]} for r in joined], QUERIES, ITEMS)
+    found = pq.read_table(tmp_path / "scores" / "data", partitioning=None).to_pylist()
+    expected: dict[tuple[str, str], tuple[int, bool]] = {}
+    for query in {row["left_id"] for row in joined}:
+        mine = [row for row in joined if row["left_id"] == query]
+        sure = {row["right_id"]: int(row["score"] > high) - int(row["score"] < low) for row in mine}
+        value = {r["right_id"]: r["score"] if sure[r["right_id"]] else scores[query, r["right_id"]] for r in mine}
+        order = sorted(sure, key=lambda item: (-sure[item], -value[item], item))
+        expected |= {(query, item): (place, bool(sure[item])) for place, item in enumerate(order, start=1)}
+    assert {(r["query_id"], r["item_id"]): (r["rank"], r["score"] is None) for r in found} == expected
+    assert {(r["query_id"], r["item_id"]): r["join_rank"] for r in found} == {
+        (r["left_id"], r["right_id"]): r["rank"] for r in joined
+    }
+    truth = {(query["id"], item["id"]) for query, item in zip(QUERIES, ITEMS, strict=False)}
+    judged = write_jsonl(tmp_path / "judged.jsonl", [{"query_id": q, "item_id": i} for q, i in sorted(truth)])
+    measured = evaluate(str(judged), [str(tmp_path / "join"), str(tmp_path / "scores")], ks=[2]).outputs
+    places = (
+        {(r["left_id"], r["right_id"]): r["rank"] for r in joined},
+        {p: rank for p, (rank, _) in expected.items()},
+    )
+    for output, rank in zip(measured, places, strict=True):
+        assert output.metrics["recall@2"].mean == pytest.approx(np.mean([rank.get(pair, 99) <= 2 for pair in truth]))
+        assert output.metrics["mrr"].mean == pytest.approx(np.mean([1 / rank.get(pair, np.inf) for pair in truth]))
+    assert measured[0].metrics["mrr"].mean != measured[1].metrics["mrr"].mean
 
 
 def told(*words: object) -> tuple[int, dict[str, Any]]:

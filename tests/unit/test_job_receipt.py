@@ -171,6 +171,7 @@ def test_verify_proves_the_receipt(tmp_path: Path, damage: str) -> None:
         ({"device": 30, "input_wait": 60, "preprocess": 90}, "cuda:0", "preprocess", "a faster CPU"),
         ({"device": 30, "input_wait": 60}, "cpu", "read", "larger shards"),
         ({"device": 30, "queue_wait": 60}, "cpu", "queue_wait", "fewer workers"),
+        ({"device": 1, "queue_wait": 95}, "cpu", "queue_wait", "larger shards"),
         ({"device": 30, "load_model": 60}, "cpu", "load_model", "more rows in one job"),
         ({"device": 30, "write": 60}, "cpu", "write", "a store nearer"),
         ({}, "cpu", "device", "device-bound"),
@@ -180,7 +181,7 @@ def test_the_bottleneck_is_named_with_what_would_help(
     seconds: dict[str, float], device: str, bound_by: str, words: str
 ) -> None:
     """The device's own waiting says that something held it up; the threads' seconds say what, and how many help."""
-    advice = advice_on(Spent(seconds={**seconds, "wall": 100}), device=device)
+    advice = advice_on(Spent(seconds={**seconds, "wall": 100}), device=device, shards=4)
 
     assert advice.bound_by == bound_by
     assert words in advice.words

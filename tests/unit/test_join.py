@@ -1,5 +1,6 @@
 """Joins in this process: refusals, scores, resuming, and their proof."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from schemas.errors import Refused, SpecMismatch, Stopped
+from schemas.errors import Refused, SpecMismatch, Stopped, StoreError
 from schemas.join import Score
 from similarity.join_proof import prove_join
 from similarity.join_request import JoinRequest, SideRequest, bytes_of, plan_join
@@ -151,6 +152,21 @@ def test_a_join_goes_on_where_it_was(sides: tuple[Path, Path], tmp_path: Path) -
     assert prove_join(store).complete
 
 
+def test_a_join_that_was_begun_with_more_memory_says_how_much_it_takes(tmp_path: Path) -> None:
+    """Its panels are cut: with less it is refused, and with what the message says it goes on."""
+    left, right = (RNG.normal(size=(rows, 512)).astype(np.float32) for rows in (6000, 20))
+    sides = (dataset(tmp_path / "left.parquet", left, "l"), dataset(tmp_path / "right.parquet", right, "r"))
+    asked = request_of(sides, top_k=2)
+    with pytest.raises(Stopped):
+        joined(asked, tmp_path / "out", max_pairs=1)
+
+    with pytest.raises(Refused, match="begun with more memory, in panels of 65,536 rows") as refused:
+        joined(replace(asked, memory=120 * 2**20), tmp_path / "out", max_pairs=1)
+    [told] = re.findall(r"--memory (\w+)", str(refused.value))
+    with pytest.raises(Stopped):
+        joined(replace(asked, memory=bytes_of(told)), tmp_path / "out", max_pairs=1)
+
+
 def test_another_join_is_refused_at_the_same_place(sides: tuple[Path, Path], tmp_path: Path) -> None:
     """What differs is named."""
     joined(request_of(sides, top_k=4), tmp_path / "out")
@@ -199,6 +215,41 @@ def test_every_flipped_bit_is_found(sides: tuple[Path, Path], tmp_path: Path) ->
                 assert key == layout.JOIN
         store.replace(key, sound)
     assert prove_join(store).complete
+
+
+def test_damage_to_what_the_panels_go_by_is_found(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    """A flipped bit in what a score or the threshold rests on ends a join that goes on, and is named by verify."""
+    asked, out = request_of(sides, score=Score.CSLS, fpr=0.01, top_k=3, mutual=True), tmp_path / "out"
+    joined(asked, out)
+    (out / layout.manifest_key(0)).unlink()
+    stages = sorted((out / layout.STAGE).iterdir())
+
+    for file in stages:
+        (out / layout.panel_key(0)).unlink(missing_ok=True)
+        sound = file.read_bytes()
+        at = len(sound) // 2
+        file.write_bytes(sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])
+        with pytest.raises(StoreError, match=file.name):
+            joined(asked, out)
+        assert [problem.partition(":")[0] for problem in prove_join(open_store(str(out))).problems] == [
+            f"{layout.STAGE}/{file.name}"
+        ]
+        file.write_bytes(sound)
+    joined(asked, out)
+    assert prove_join(open_store(str(out))).complete
+    assert len(stages) == 4
+
+
+def test_a_file_of_something_else_in_a_panels_place_is_named(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    """A shard of a job, for one: its footer is none of a join."""
+    joined(request_of(sides, top_k=2), tmp_path / "out")
+    table = pq.read_table(tmp_path / "out" / layout.panel_key(0)).replace_schema_metadata(
+        {b"embedmill": b'{"forced": [], "job": "x"}'}
+    )
+    pq.write_table(table, tmp_path / "out" / layout.panel_key(0))
+
+    with pytest.raises(StoreError, match="part-000000"):
+        joined(request_of(sides, top_k=2), tmp_path / "out")
 
 
 def test_vectors_that_are_none_are_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from schemas.failures import Failure, FailureCode, Stage
 from schemas.rows import ManifestRow, Modality
 from tests.bad_images import bad_images, good_images, write_images
 from tests.media_loader import media_loader
-from workers.loading import Loaded, ScriptedLoader, Segment, Segments, load_all
+from workers.loading import IsKnown, Loaded, ScriptedLoader, Segment, Segments, load_all, nothing_known
 
 
 def image_row(number: int, uri: str = "x.png") -> ManifestRow:
@@ -38,12 +38,12 @@ class Counting:
 
     def close(self) -> None: ...
 
-    def load(self, row: ManifestRow) -> Segments | Failure:
+    def load(self, row: ManifestRow, is_known: IsKnown = nothing_known) -> Segments | Failure:
         with self._lock:
             self.started += 1
         self.gate.wait(timeout=60)
         try:
-            return self._inner.load(row)
+            return self._inner.load(row, is_known)
         finally:
             with self._lock:
                 self.ended += 1
@@ -140,7 +140,7 @@ def test_what_a_loader_raises_is_raised_in_its_rows_turn() -> None:
     class Broken:
         def close(self) -> None: ...
 
-        def load(self, row: ManifestRow) -> Segments | Failure:
+        def load(self, row: ManifestRow, is_known: IsKnown = nothing_known) -> Segments | Failure:
             if row.id == "row-2":
                 raise MemoryError("no more")
             return (Segment(inputs=(Loaded(text=row.id),)),)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from schemas.rows import ManifestRow, Modality, PairRow
-from workers.loading import Loaded, Segment, Segments
+from workers.loading import IsKnown, Loaded, Segment, Segments, nothing_known
 from workers.pair_loading import load_pairs
 from workers.pair_scorer import LoadedPair
 
@@ -21,7 +21,7 @@ class Images:
     def __init__(self) -> None:
         self.loads: Counter[str] = Counter()
 
-    def load(self, row: ManifestRow) -> Segments:
+    def load(self, row: ManifestRow, is_known: IsKnown = nothing_known) -> Segments:
         self.loads[row.id] += 1
         return (Segment(inputs=(Loaded(image=image(row.id)),)),)
 

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from producer.costs import row_cost, text_cost
 from producer.manifest import manifest_sha256, open_manifest
-from producer.planner import MAX_SHARD_BYTES, MAX_SHARD_ROWS, make_plan, row_cost, text_cost
+from producer.planner import MAX_SHARD_BYTES, MAX_SHARD_ROWS, make_plan
 from schemas.errors import ManifestError
 from schemas.failures import FailureCode
 from schemas.job import JobSpec, KeptColumn, PlanRecord
@@ -96,7 +97,7 @@ def plan(tmp_path: Path) -> Callable[..., Planned]:
 
 
 def texts(count: int, length: int = 32) -> list[dict[str, Any]]:
-    return [{"id": n, "text": "x" * length} for n in range(count)]
+    return [{"id": n, "text": str(n).rjust(length, "x")} for n in range(count)]
 
 
 # --- what a plan holds ---
@@ -213,7 +214,7 @@ def test_texts_that_parquet_cannot_hold_are_rows_without_text(tmp_path: Path) ->
 
 def test_progress_hears_of_the_records_read(plan: Callable[..., Planned]) -> None:
     """Every 10,000 records, in each reading."""
-    rows = texts(25_000, 1)
+    rows = texts(25_000)
 
     assert plan(rows).heard == [10_000, 20_000]
     assert plan([*rows, rows[0]]).heard == [10_000, 20_000] * 2
@@ -250,7 +251,7 @@ def test_a_shard_has_a_limit_of_rows_and_of_bytes(plan: Callable[..., Planned]) 
     many = plan(texts(MAX_SHARD_ROWS + 1, 1), shard_seconds=1e9)
     half = MAX_SHARD_BYTES // 2**20 * 2  # rows of half a MiB
     long = plan(texts(half + 1, 2**19), shard_seconds=1e9)
-    rows = [{"id": n, "text": "x", "label": "y" * 2**19, "price": n} for n in range(half + 1)]
+    rows = [{"id": n, "text": f"x{n}", "label": "y" * 2**19, "price": n} for n in range(half + 1)]
     kept = plan(rows, shard_seconds=1e9, keep=KEEP)
 
     assert many.reader.rows.tolist() == [MAX_SHARD_ROWS, 1]

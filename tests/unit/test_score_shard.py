@@ -20,7 +20,7 @@ from storage.shards import read_footer
 from tests.inline import InlineMill
 from tests.rerank import crossed, failures_of, hash_scores, planned, ranked, scores_of, sentences
 from workers.hash_scorer import sigmoid
-from workers.loading import ScriptedLoader, Segments
+from workers.loading import IsKnown, ScriptedLoader, Segments, nothing_known
 
 QUERIES, ITEMS = sentences("q", 8, seed=1), sentences("d", 40, seed=2)
 PAIRS = crossed(QUERIES, ITEMS, 15)
@@ -35,11 +35,11 @@ class CountingLoader(ScriptedLoader):
         self.loads: Counter[str] = Counter()
         self.down: set[str] = set()  # ids that cannot be had now
 
-    def load(self, row: ManifestRow) -> Segments | Failure:
+    def load(self, row: ManifestRow, is_known: IsKnown = nothing_known) -> Segments | Failure:
         self.loads[row.id] += 1
         if row.id in self.down:
             return Failure(code=FailureCode.FETCH_FAILED, stage=Stage.FETCH, message="down")
-        return super().load(row)
+        return super().load(row, is_known)
 
 
 def test_every_pair_has_its_score_and_rank(tmp_path: Path) -> None:
