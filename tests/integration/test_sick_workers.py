@@ -75,7 +75,7 @@ def test_sigterm_hands_back_what_cannot_be_finished(broker: EmbeddedBroker, tmp_
 
 def test_a_worker_that_no_longer_consumes_starts_anew(broker: EmbeddedBroker, tmp_path: Path) -> None:
     """Alive, connected, and deaf to its queue, as Celery's consumer is after some resets: it sees so by itself."""
-    env = {"EMBEDMILL_BROKER_URL": broker.url, "EMBEDMILL_STUCK_S": "2"}
+    env = {"EMBEDMILL_BROKER_URL": broker.url, "EMBEDMILL_STUCK_S": "2", "EMBEDMILL_REMOTE_CONTROL": "1"}
     manifest, out = write_jsonl(tmp_path / "rows.jsonl", texts(100, longest=5)), tmp_path / "out"
     app = Celery("test")
     app.conf.update(celery_settings(broker.url))
