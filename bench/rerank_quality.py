@@ -1,4 +1,4 @@
-"""What a MiniLM that learned to read pairs is worth on questions that it was not trained with; before is its cosine.
+"""What a MiniLM that learned to read pairs is worth on questions that it did not learn from; before is its cosine.
 
 python -m bench.rerank_quality /usr/share/wordnet build/second.safetensors --out out/rerank-quality
 

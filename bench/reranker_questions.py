@@ -1,4 +1,4 @@
-"""The questions that `demo-reranker` is trained with: made of WordNet, without anything that the demo asks or names."""
+"""The questions that bench.train_reranker learns from: made of WordNet, without what the demo asks or names."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Train the model `demo-reranker`: all-MiniLM-L6-v2 learns to score a question and a short text read together.
+"""Train a copy of all-MiniLM-L6-v2 to score a question and a short text read together: tried, and not shipped.
 
 python -m bench.train_reranker /usr/share/wordnet build/first.safetensors
 python -m bench.train_reranker /usr/share/wordnet build/second.safetensors \
