@@ -9,18 +9,10 @@ TEST_PROCESSES ?= 3
 .PHONY: demo test reliability check install docs clean
 
 demo: $(DONE)
-	@echo "==> embedding the 620 texts, images and films of examples/demo"
-	$(BIN)/embedmill run examples/demo/manifest.jsonl --model demo --out out/demo \
-	    --modality text --modality image --modality video --keep category --keep title
-	@echo "==> embedding its 14 sounds, by their timbre"
-	$(BIN)/embedmill run examples/demo/manifest.jsonl --model sounds --out out/demo-sounds --modality audio
-	@echo "==> embedding the demo's queries with the same model"
-	$(BIN)/embedmill run examples/demo/queries.jsonl --model demo --out out/demo-queries --quiet > /dev/null
-	@echo "==> joining the queries with the images, and measuring the result"
-	$(BIN)/embedmill join out/demo-queries out/demo --right-modality image --score csls --top-k 10 \
-	    --keep-right title --out out/demo-pairs
-	$(BIN)/embedmill eval out/demo-pairs --judged examples/demo/queries.jsonl
-	$(BIN)/python examples/ask_demo.py out/demo out/demo-queries out/demo-sounds
+	$(BIN)/python examples/pipeline.py --out out
+	@echo "==> 6. embed the manifest's 14 sounds, by their timbre"
+	$(BIN)/embedmill run examples/demo/manifest.jsonl --model sounds --out out/demo-sounds --modality audio --quiet
+	$(BIN)/python examples/ask_demo.py out/demo out/demo-sounds
 
 test: $(DONE)
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST)

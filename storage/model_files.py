@@ -21,6 +21,9 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 #: Raised whenever the demo model is put together otherwise.
 DEMO_BUILD = "conse-1"
+DEMO_RERANKER = "demo-reranker"
+#: Raised whenever the demo reranker is put together otherwise.
+RERANKER_BUILD = "apart-1"
 
 _HUB_NAME = re.compile(r"^(?P<repository>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>.+))?$")
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
@@ -80,6 +83,16 @@ _PACKAGED = (
         dim=128,
         modalities=frozenset({Modality.AUDIO}),
         about="no weights: sounds by their timbre, from a mel spectrogram; knows no words, compares sounds with sounds",
+    ),
+    KnownModel(
+        name=DEMO_RERANKER,
+        family=Family.CROSS_ENCODER,
+        kind=Kind.RERANK,
+        dim=1,
+        modalities=_TEXT,
+        params=22_713_216,
+        max_tokens=256,
+        about="all-MiniLM-L6-v2 reads two texts and gives their cosine: the weights of minilm, as a reranker",
     ),
 )
 #: About 45 ms of one CPU core at MiniLM's 3.7 k tokens a second: what an image costs the model `demo`.
@@ -170,10 +183,16 @@ def _packaged(known: KnownModel, cache: str) -> ResolvedModel:
         return ResolvedModel(card=card, folder=None)
     if known.family is Family.CONSE:
         card = _packaged_card(known, _demo_digest(), _DEMO_TOKENS_PER_IMAGE)
-        folder = demo_path(cache, card.digest)
-        return ResolvedModel(card=card, folder=folder if folder.is_dir() else None)
+        return _perhaps_built(card, demo_path(cache, card.digest))
+    if known.name == DEMO_RERANKER:
+        card = _packaged_card(known, _reranker_digest(), 0)
+        return _perhaps_built(card, reranker_path(cache, card.digest))
     folder = minilm_folder()
     return ResolvedModel(card=_packaged_card(known, folder_digest(folder), 0), folder=folder)
+
+
+def _perhaps_built(card: ModelCard, folder: Path) -> ResolvedModel:
+    return ResolvedModel(card=card, folder=folder if folder.is_dir() else None)
 
 
 def _packaged_card(known: KnownModel, digest: str, tokens_per_image: int) -> ModelCard:
@@ -189,6 +208,16 @@ def _demo_digest() -> str:
 def demo_path(cache: str, digest: str) -> Path:
     """Where the demo model of that digest lies once it is built; `cache` defaults to the user's cache folder."""
     return (Path(cache).expanduser() if cache else default_cache()) / f"demo-{digest[:16]}"
+
+
+def _reranker_digest() -> str:
+    parts = (RERANKER_BUILD, folder_digest(minilm_folder()))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def reranker_path(cache: str, digest: str) -> Path:
+    """Where the demo reranker of that digest lies once it is built; `cache` as in `demo_path`."""
+    return (Path(cache).expanduser() if cache else default_cache()) / f"demo-reranker-{digest[:16]}"
 
 
 def default_cache() -> Path:

@@ -1,18 +1,12 @@
 """The demo model: ConSE, built once from installed packages into a folder that loads like any model's."""
 
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import WorkerUnfit
-from storage.model_digest import folder_digest
 from storage.model_files import class_names_file, demo_path, efficientnet_file, minilm_folder
+from workers.built_folder import built_folder
 
-#: Beside the model's files: their digest, so that a damaged folder is noticed. No file that can change a vector.
-_SEAL = ".digest"
 _IMAGE_SIDE = 224
 
 
@@ -21,49 +15,7 @@ def demo_folder(cache: str, digest: str) -> Path:
 
     Any number of processes may ask at once: each sees a whole folder. Raises WorkerUnfit where it is damaged.
     """
-    folder = demo_path(cache, digest)
-    if not folder.is_dir():
-        try:
-            _build_at(folder)
-        except OSError as err:
-            where = f"the demo model cannot be built in {folder.parent} ({err.strerror})"
-            raise WorkerUnfit(f"{where}; set EMBEDMILL_MODEL_CACHE to a folder that can be written") from err
-    try:
-        seal = (folder / _SEAL).read_text()
-    except OSError:
-        seal = ""
-    if folder_digest(folder) != seal:
-        raise WorkerUnfit(f"the demo model in {folder} is damaged; delete that folder, it is built anew")
-    return folder
-
-
-def _build_at(folder: Path) -> None:
-    """Build in a private folder, which gets its name when it is whole; whoever comes second drops theirs."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    private = Path(tempfile.mkdtemp(prefix=".demo-", dir=folder.parent))
-    try:
-        model = private / "model"
-        _build(model, private / "parts")
-        _seal(model)
-        try:
-            model.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(private, ignore_errors=True)
-
-
-def _seal(folder: Path) -> None:
-    """Write the digest, let everybody read (saved weights are 0600), and flush it all to disk."""
-    (folder / _SEAL).write_text(folder_digest(folder))
-    for path in [folder, *folder.rglob("*")]:
-        path.chmod(0o755 if path.is_dir() else 0o644)
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    return built_folder(demo_path(cache, digest), _build, what="the demo model")
 
 
 def _build(folder: Path, parts: Path) -> None:

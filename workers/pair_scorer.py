@@ -9,7 +9,7 @@ import numpy as np
 from schemas.model_cards import Family
 from schemas.recipe import Recipe
 from schemas.rerank import Scoring
-from storage.model_files import ResolvedModel, verify_weights
+from storage.model_files import DEMO_RERANKER, ResolvedModel, verify_weights
 from workers.encoder import Features, Length
 from workers.loading import Loaded
 from workers.torchvision_cpu import make_torchvision_importable
@@ -58,8 +58,9 @@ def load_scorer(
     delay_ms: float = 0.0,
     memory_tokens: int = 0,
     faults: str = "",
+    cache: str = "",
 ) -> PairScorer:
-    """Load a model that scores, whose files are those of its card; the others as in `load_encoder`.
+    """Load a model that scores, whose files are those of its card; `cache` and the others as in `load_encoder`.
 
     Raises WorkerUnfit where the files are not those of the card, do not load, or hold another model than it says.
     """
@@ -70,6 +71,13 @@ def load_scorer(
     make_torchvision_importable()  # before transformers looks for it
     from workers.cross_scorer import CrossScorer
 
+    if model.card.name == DEMO_RERANKER:
+        from workers.apart_reader import register_apart_reader
+        from workers.demo_reranker import demo_reranker_folder
+
+        register_apart_reader()
+        folder = demo_reranker_folder(cache, model.card.digest)
+        return CrossScorer(model.card, folder, device=device, dtype=dtype)
     assert model.folder is not None
     verify_weights(model.card, model.folder)
     return CrossScorer(model.card, model.folder, device=device, dtype=dtype)

@@ -103,9 +103,10 @@ def build_shelf(settings: Settings) -> ModelShelf:
     """The shelf of a worker with these settings; nothing is loaded yet."""
 
     def load(model: ResolvedModel, dtype: str) -> Encoder | PairScorer:
-        load_it = load_scorer if model.card.kind is Kind.RERANK else partial(load_encoder, cache=settings.model_cache)
+        load_it = load_scorer if model.card.kind is Kind.RERANK else load_encoder
         return load_it(
             model,
+            cache=settings.model_cache,
             device=settings.device,
             dtype=dtype,
             delay_ms=settings.hash_delay_ms,

@@ -81,7 +81,7 @@ def test_list_begins_with_what_needs_no_network(monkeypatch: pytest.MonkeyPatch)
 
     names = [model.name for model in describe_models()]
 
-    assert names[:5] == ["minilm", "demo", "hash", "hash-rerank", "sounds"]
+    assert names[:6] == ["minilm", "demo", "hash", "hash-rerank", "sounds", "demo-reranker"]
     assert len(names) == len(set(names))
 
 

@@ -173,7 +173,7 @@ def test_described_models_resolve_as_described() -> None:
 
 def test_digests_of_the_short_names_differ() -> None:
     """Each model is a space of its own."""
-    assert len({resolve_model(known.name).card.digest for known in packaged()}) == 5
+    assert len({resolve_model(known.name).card.digest for known in packaged()}) == 6
 
 
 def test_resolving_loads_no_model_library() -> None:
