@@ -309,8 +309,18 @@ class ObjectStore:
         raise StoreUnavailable(f"{key}: {_CONFLICTS} times the answer was that it is being created; it is not there")
 
     def replace(self, key: str, data: bytes) -> None:
+        from obstore.exceptions import AlreadyExistsError
+
         with _store_errors(key):
-            self._obstore.put(self._backend, key, data, use_multipart=False)  # one killed in its middle would stay
+            for attempt in range(_CONFLICTS):
+                try:
+                    # In one part: an upload in several that is killed in its middle would stay.
+                    self._obstore.put(self._backend, key, data, use_multipart=False)
+                except AlreadyExistsError:  # 409: another writer is at it
+                    time.sleep(random.uniform(0, 0.1 * 2**attempt))  # noqa: S311
+                else:
+                    return
+        raise StoreUnavailable(f"{key}: {_CONFLICTS} times the answer was that another writer is at it")
 
     def delete(self, key: str) -> None:
         with contextlib.suppress(NotFound), _store_errors(key):

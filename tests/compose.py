@@ -172,11 +172,18 @@ def _as_nobody(folder: Path) -> list[str]:
     if os.geteuid() != 0:
         return []
     mounts = 'mount --bind "$1" "$2" && mount --bind "$3" "$4" && shift 4 && exec "$@"'
-    site = folder / "python" / "lib" / f"python{_VERSION}" / "site-packages"
-    pairs = [sys.base_prefix, str(folder / "python"), sysconfig.get_path("purelib"), str(site)]
+    pairs = [sys.base_prefix, str(folder / "python"), sysconfig.get_path("purelib"), str(_site(folder))]
     return ["unshare", "--mount", "--propagation=private", "sh", "-c", mounts, "sh", *pairs,
             "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs",
             "--bounding-set=-all", "--inh-caps=-all", "--pdeathsig=KILL"]  # fmt: skip
+
+
+def _site(folder: Path) -> Path:
+    """Where the Python that is mounted in `folder` looks for packages; Debian has a place of its own."""
+    own = Path("lib") / f"python{_VERSION}" / "site-packages"
+    if (Path(sys.base_prefix) / own).is_dir():
+        return folder / "python" / own
+    return folder / "python" / "lib" / "python3" / "dist-packages"
 
 
 def _python(folder: Path) -> str:
