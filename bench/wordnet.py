@@ -1,7 +1,7 @@
 """WordNet's nouns: what they are called, what they are, and what they are kinds of.
 
 Read from the files of Princeton WordNet 3.0 (Debian: wordnet-base, in /usr/share/wordnet). Its licence lets anybody
-use, change and pass it on with its notice, which is in docs/demo_reranker.md.
+use, change and pass it on with its notice; nothing of it is in this repository.
 """
 
 import hashlib
