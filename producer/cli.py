@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from producer.broker_options import BrokerUrl, InsecureBroker
 from producer.cli_bench import bench
 from producer.cli_dedup import dedup
 from producer.cli_eval import evaluate
@@ -68,23 +69,6 @@ WorkerCount = Annotated[
 ]
 PlannedWorkers = Annotated[
     int, typer.Option("--workers", "-w", min=0, help="Workers that the time is estimated for; 0: this machine's.")
-]
-BrokerUrl = Annotated[
-    str,
-    typer.Option(
-        "--broker-url",
-        help="Redis: redis://, rediss:// or redis+socket://. A password belongs into the environment variable.",
-        envvar="EMBEDMILL_BROKER_URL",
-        show_envvar=True,
-    ),
-]
-InsecureBroker = Annotated[
-    bool,
-    typer.Option(
-        "--insecure-broker",
-        help="Allow a Redis off this machine without TLS and password.",
-        envvar="EMBEDMILL_INSECURE_BROKER",
-    ),
 ]
 Roots = Annotated[
     list[str],

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.job_options import AllowUnpinned, DtypeName, Model
+from producer.job_options import AllowUnpinned, Dtype, FirstDevice, Model
 
 if TYPE_CHECKING:
     from schemas.settings import Settings
@@ -14,22 +14,8 @@ if TYPE_CHECKING:
 
 def bench(
     model: Model,
-    device: Annotated[
-        str,
-        typer.Option(
-            "--device",
-            help="auto (the first GPU, else the processor), cpu, cuda, or cuda:N.",
-            envvar="EMBEDMILL_DEVICE",
-        ),
-    ] = "auto",
-    dtype: Annotated[
-        DtypeName | None,
-        typer.Option(
-            "--dtype",
-            help="Type of the computation; default: float32 on processors, half precision on GPUs.",
-            envvar="EMBEDMILL_DTYPE",
-        ),
-    ] = None,
+    device: FirstDevice = "auto",
+    dtype: Dtype = None,
     seconds: Annotated[
         float, typer.Option("--seconds", min=0.01, help="For each kind and length of items, about so long.")
     ] = 2.0,

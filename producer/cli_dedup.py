@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from producer.job_options import SizeName
+from producer.broker_options import BrokerUrl, Distributed, InsecureBroker, PanelSize
 from schemas.join import Integers
 
 
@@ -46,32 +46,10 @@ def dedup(
         typer.Option("--memory", help="What vectors and pairs may take up beside the program and 100 bytes a row."),
     ] = "1GB",
     threads: Annotated[int, typer.Option("--threads", min=0, help="0: one for each usable core.")] = 0,
-    distributed: Annotated[
-        bool,
-        typer.Option(
-            "--distributed", help="Have the workers on --broker-url that serve join.<size> compute the panels."
-        ),
-    ] = False,
-    broker_url: Annotated[
-        str,
-        typer.Option(
-            "--broker-url",
-            help="Redis: redis://, rediss:// or redis+socket://. A password belongs into the environment variable.",
-            envvar="EMBEDMILL_BROKER_URL",
-            show_envvar=True,
-        ),
-    ] = "",
-    size: Annotated[
-        SizeName | None, typer.Option("--size", help="With --distributed: the class of device; default: cpu.")
-    ] = None,
-    insecure_broker: Annotated[
-        bool,
-        typer.Option(
-            "--insecure-broker",
-            help="Allow a Redis off this machine without TLS and password.",
-            envvar="EMBEDMILL_INSECURE_BROKER",
-        ),
-    ] = False,
+    distributed: Distributed = False,
+    broker_url: BrokerUrl = "",
+    size: PanelSize = None,
+    insecure_broker: InsecureBroker = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for scripts.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
 ) -> None:

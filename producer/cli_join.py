@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from producer.broker_options import BrokerUrl, Distributed, InsecureBroker, PanelSize
 from producer.job_options import SizeName
 from schemas.join import Device, Integers, Precision, Score
 from schemas.sizes import CPU
@@ -76,32 +77,10 @@ def join(
         Precision,
         typer.Option("--precision", help="In how many bits to look for pairs; scores are exact whatever it is."),
     ] = Precision.AUTO,
-    distributed: Annotated[
-        bool,
-        typer.Option(
-            "--distributed", help="Have the workers on --broker-url that serve join.<size> compute the panels."
-        ),
-    ] = False,
-    broker_url: Annotated[
-        str,
-        typer.Option(
-            "--broker-url",
-            help="Redis: redis://, rediss:// or redis+socket://. A password belongs into the environment variable.",
-            envvar="EMBEDMILL_BROKER_URL",
-            show_envvar=True,
-        ),
-    ] = "",
-    size: Annotated[
-        SizeName | None, typer.Option("--size", help="With --distributed: the class of device; default: cpu.")
-    ] = None,
-    insecure_broker: Annotated[
-        bool,
-        typer.Option(
-            "--insecure-broker",
-            help="Allow a Redis off this machine without TLS and password.",
-            envvar="EMBEDMILL_INSECURE_BROKER",
-        ),
-    ] = False,
+    distributed: Distributed = False,
+    broker_url: BrokerUrl = "",
+    size: PanelSize = None,
+    insecure_broker: InsecureBroker = False,
     funnel: Annotated[
         str,
         typer.Option(

@@ -4,19 +4,12 @@ from typing import Annotated
 
 import typer
 
+from producer.broker_options import BrokerUrl, InsecureBroker
 from schemas.errors import Refused
 
 
 def monitor(
-    broker_url: Annotated[
-        str,
-        typer.Option(
-            "--broker-url",
-            help="Redis: redis://, rediss:// or redis+socket://. A password belongs into the environment variable.",
-            envvar="EMBEDMILL_BROKER_URL",
-            show_envvar=True,
-        ),
-    ],
+    broker_url: BrokerUrl,
     address: Annotated[
         str,
         typer.Option("--address", help="The address to listen on.", envvar="EMBEDMILL_MONITOR_ADDRESS"),
@@ -42,14 +35,7 @@ def monitor(
         int,
         typer.Option("--tasks", min=100, help="Shards to remember, 5 KB each.", envvar="EMBEDMILL_MONITOR_TASKS"),
     ] = 20_000,
-    insecure_broker: Annotated[
-        bool,
-        typer.Option(
-            "--insecure-broker",
-            help="Allow a Redis off this machine without TLS and password.",
-            envvar="EMBEDMILL_INSECURE_BROKER",
-        ),
-    ] = False,
+    insecure_broker: InsecureBroker = False,
 ) -> None:
     """Show workers, queues and shards in Flower, a web page for this machine's browser.
 

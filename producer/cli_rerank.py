@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from producer.broker_options import BrokerUrl, InsecureBroker
 from producer.error_limit import ErrorLimit
 from producer.job_options import AllowUnpinned, DtypeName, Model, SizeName
 
@@ -163,23 +164,8 @@ def rerank(
     submit: Annotated[
         bool, typer.Option("--submit", help="Hand the job to the coordinator that listens on --broker-url.")
     ] = False,
-    broker_url: Annotated[
-        str,
-        typer.Option(
-            "--broker-url",
-            help="Redis: redis://, rediss:// or redis+socket://. A password belongs into the environment variable.",
-            envvar="EMBEDMILL_BROKER_URL",
-            show_envvar=True,
-        ),
-    ] = "",
-    insecure_broker: Annotated[
-        bool,
-        typer.Option(
-            "--insecure-broker",
-            help="Allow a Redis off this machine without TLS and password.",
-            envvar="EMBEDMILL_INSECURE_BROKER",
-        ),
-    ] = False,
+    broker_url: BrokerUrl = "",
+    insecure_broker: InsecureBroker = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for scripts.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", envvar="EMBEDMILL_QUIET")] = False,
 ) -> None:

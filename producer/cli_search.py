@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from producer.job_options import ModalityName
+from producer.job_options import FirstDevice, ModalityName
 
 if TYPE_CHECKING:
     from schemas.rows import ManifestRow
@@ -25,14 +25,7 @@ def search(
     ] = "",
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=10_000, help="Rows to show.")] = 10,
     modality: Annotated[ModalityName | None, typer.Option("--modality", help="Only rows of this modality.")] = None,
-    device: Annotated[
-        str,
-        typer.Option(
-            "--device",
-            help="auto (the first GPU, else the processor), cpu, cuda, or cuda:N.",
-            envvar="EMBEDMILL_DEVICE",
-        ),
-    ] = "auto",
+    device: FirstDevice = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for scripts.")] = False,
 ) -> None:
     """Show the rows of a job that are nearest to a text or a file, by cosine.

@@ -23,7 +23,7 @@ def distribute(
     set_pair_limit(comparison.store, max_pairs)
     first = 0
     try:
-        while board.reports(comparison.id):  # of an earlier run, with another limit
+        while board.reports(comparison.record.id):  # of an earlier run, with another limit
             pass
         for phases in comparison.rounds():
             work = PanelWork(comparison, phases, first=first, size=size, max_pairs=max_pairs)
@@ -31,5 +31,5 @@ def distribute(
             first += sum(map(len, phases))
     except Interrupted:
         with contextlib.suppress(BrokerError):  # what waits on the queue is left by itself in a day
-            board.withdraw(comparison.id)
+            board.withdraw(comparison.record.id)
         raise

@@ -86,6 +86,20 @@ OnlyModality = Annotated[
     list[ModalityName] | None,
     typer.Option("--modality", help="Take only rows of this modality, skip the others. Repeatable; default: all."),
 ]
+Dtype = Annotated[
+    DtypeName | None,
+    typer.Option(
+        "--dtype",
+        help="Type of the computation; default: float32 on processors, half precision on GPUs.",
+        envvar="EMBEDMILL_DTYPE",
+    ),
+]
+FirstDevice = Annotated[
+    str,
+    typer.Option(
+        "--device", help="auto (the first GPU, else the processor), cpu, cuda, or cuda:N.", envvar="EMBEDMILL_DEVICE"
+    ),
+]
 AllowUnpinned = Annotated[
     bool,
     typer.Option(
@@ -154,14 +168,7 @@ def job_request(
         bool,
         typer.Option("--normalize", help="Scale each vector to unit length.", envvar="EMBEDMILL_NORMALIZE"),
     ] = False,
-    dtype: Annotated[
-        DtypeName | None,
-        typer.Option(
-            "--dtype",
-            help="Type of the computation; default: float32 on processors, half precision on GPUs.",
-            envvar="EMBEDMILL_DTYPE",
-        ),
-    ] = None,
+    dtype: Dtype = None,
     output_dtype: Annotated[
         list[OutputName] | None,
         typer.Option(

@@ -8,7 +8,7 @@ from producer.work import Cut
 from schemas.errors import Stopped
 from schemas.queues import JOIN_TASK
 from storage import layout
-from storage.phases import Comparison, Phase
+from storage.phases import Comparison, Phase, plan_digest
 
 
 class PanelWork:
@@ -21,7 +21,7 @@ class PanelWork:
 
     @property
     def id(self) -> str:
-        return self._comparison.id
+        return self._comparison.record.id
 
     @property
     def location(self) -> str:
@@ -38,7 +38,7 @@ class PanelWork:
 
     def cuts(self) -> list[Cut]:
         rows = np.array([rows for phase in self._phases for rows in phase.rows], np.int64)
-        return [Cut(digest=self._comparison.digest, first=self._first, rows=rows, task_of=lambda step: JOIN_TASK)]
+        return [Cut(digest=plan_digest(self._comparison), first=self._first, rows=rows, task_of=lambda step: JOIN_TASK)]
 
     def published(self) -> set[int]:
         """The steps whose objects are there; raises Stopped where they have too many pairs."""

@@ -1,11 +1,8 @@
 """Advice: which threshold gives about how many pairs, for whoever asked for too many; from random pairs."""
 
 from similarity.measure import Measure
-from similarity.scores import best_random
+from similarity.scores import LEAST_BEYOND, best_random
 from similarity.vectors import VectorSource
-
-#: A threshold that fewer random pairs reach would be chance.
-_LEAST_BEYOND = 10
 
 
 def threshold_advice(most: int, all_pairs: int, left: VectorSource, right: VectorSource, measure: Measure) -> str:
@@ -14,6 +11,6 @@ def threshold_advice(most: int, all_pairs: int, left: VectorSource, right: Vecto
     told = []
     for wanted in (most, most // 10, most // 100):
         place = int(wanted / max(all_pairs, 1) * pairs)
-        if _LEAST_BEYOND <= place <= len(best):
+        if LEAST_BEYOND <= place <= len(best):
             told.append(f"{best[place - 1]:.4g} gives about {wanted:,}")
     return f"; by {pairs:,} random pairs, --threshold {', '.join(told)} pairs" if told else ""

@@ -6,16 +6,13 @@ import torch
 
 from schemas.dedup import DedupRecord
 from schemas.errors import SpecMismatch
-from schemas.join import Device, JoinRecord, JoinSide
+from schemas.join import Device, JoinRecord
 from similarity import dedup, join
-from similarity.join_request import block_rows_for
-from similarity.vectors import VectorSource, open_vectors
+from similarity.join_request import WORKER_MEMORY, block_rows_for
+from similarity.planned_side import planned_side
 from storage import layout
 from storage.phases import Comparison
 from storage.store import Store
-
-#: Bytes that right rows, scores and pairs of one panel may take up.
-_MEMORY = 2**30
 
 
 def open_comparison(
@@ -35,14 +32,14 @@ def open_comparison(
     chosen = _chosen(device)
     if store.size(layout.DEDUP) is not None:
         theirs = DedupRecord.from_json(store.get(layout.DEDUP))
-        source = _opened(theirs.spec.source, allow)
-        spend = dedup.Effort(device=chosen, memory=_MEMORY, max_pairs=max_pairs)
+        source = planned_side(theirs.spec.source, allow)
+        spend = dedup.Effort(device=chosen, memory=WORKER_MEMORY, max_pairs=max_pairs)
         return dedup.Dedup(store, theirs, source, effort=spend, check=check)
     if store.size(layout.JOIN) is None:
         raise SpecMismatch(f"{store.url} holds neither a join nor a dedup")
     record = JoinRecord.from_json(store.get(layout.JOIN))
-    left, right = (_opened(side, allow) for side in (record.spec.left, record.spec.right))
-    rows = block_rows_for(_MEMORY, left.dim)
+    left, right = (planned_side(side, allow) for side in (record.spec.left, record.spec.right))
+    rows = block_rows_for(WORKER_MEMORY, left.dim)
     effort = join.Effort(device=chosen, block_rows=rows, max_pairs=max_pairs)
     return join.Join(store, record, left, right, effort=effort, check=check)
 
@@ -53,18 +50,3 @@ def _chosen(device: str) -> Device:
         return Device.CPU
     torch.cuda.set_device(device)
     return Device.CUDA
-
-
-def _opened(side: JoinSide, allow: Callable[[str], None]) -> VectorSource:
-    allow(side.location)
-    source = open_vectors(
-        side.location,
-        modality=side.modality or None,
-        id_column=side.id_column,
-        column=side.column,
-        known=side.digest,
-        integers=side.integers,
-    )
-    if source.digest != side.digest:
-        raise SpecMismatch(f"{side.location} is not what it was when the join was planned; restore it")
-    return source

@@ -5,7 +5,6 @@ all that come after it, panel by panel; of a panel's pairs only what hangs toget
 of some rows at a time, and some numbers a row, whatever the clusters.
 """
 
-import hashlib
 import json
 import secrets
 from collections.abc import Callable, Iterator
@@ -124,14 +123,6 @@ class Dedup:
         """What the published files say; None before both are there."""
         tallies = [self._tally_of(key) for key in (layout.CLUSTERS, layout.KEEP)]
         return tallies[0] if all(tallies) else None
-
-    @property
-    def id(self) -> str:
-        return self.record.id
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(self.record.to_json()).hexdigest()
 
     @property
     def panels(self) -> int:

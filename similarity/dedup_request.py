@@ -12,15 +12,13 @@ from schemas.errors import Refused
 from schemas.redaction import redact
 from similarity.dedup import Dedup, Effort, Progress, Tally, pin
 from similarity.engine import TILE_RIGHT
-from similarity.join_request import JoinRequest, SideRequest, plan_join, require_room
+from similarity.join_request import WORKER_MEMORY, JoinRequest, SideRequest, plan_join, require_room
 from similarity.vectors import VectorSource
 from storage.store import canonical_location, open_store
 
 #: Bytes of a pair as it is found: if all rows of a panel were copies of all those of a tile, memory would hold them.
 _FOUND_BYTES = 48
 _LEAST_PANEL_ROWS = 256
-#: Bytes that a worker has for a panel.
-DISTRIBUTED_MEMORY = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +115,7 @@ def plan_dedup(request: DedupRequest) -> tuple[VectorSource, DedupSpec]:
     _require_column(source, keep_by)
     if source.is_cut:
         raise Refused(f"{source.location}: its rows are segments, several of one id; dedup a job without --segment")
-    memory = DISTRIBUTED_MEMORY if request.distributed else request.memory
+    memory = WORKER_MEMORY if request.distributed else request.memory
     panel_rows = min(planned.spec.panel_rows, max(_LEAST_PANEL_ROWS, memory // (TILE_RIGHT * _FOUND_BYTES)))
     spec = DedupSpec(
         source=planned.spec.left,

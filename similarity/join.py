@@ -103,14 +103,6 @@ class Join:
         self._finish()
         return self._pairs
 
-    @property
-    def id(self) -> str:
-        return self.record.id
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(self.record.to_json()).hexdigest()
-
     def rounds(self) -> Iterator[list[Phase]]:
         """What the score must know first, then the pairs."""
         if self.spec.score in OF_NEIGHBOURS:

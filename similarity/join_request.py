@@ -10,7 +10,7 @@ from schemas.space import incomparable
 from similarity.engine import TILE_LEFT, TILE_RIGHT
 from similarity.funnel import Funnel
 from similarity.join import Effort, comparable
-from similarity.scores import random_pairs
+from similarity.scores import LEAST_BEYOND, random_pairs
 from similarity.vectors import START, VectorSource, open_vectors
 
 DEFAULT_TOP_K = 10
@@ -18,8 +18,8 @@ DEFAULT_OVERSAMPLE = 8
 #: Scores that order the right rows of a left one as the cosine, or that of centered vectors, does.
 _OF_FUNNELS = (Score.COSINE, Score.CENTERED, Score.ZSCORE)
 _STAGES = list(Stage)
-#: A threshold that fewer random pairs reach would be chance.
-_LEAST_BEYOND = 10
+#: Bytes that a worker has for right rows, scores and pairs of a panel.
+WORKER_MEMORY = 2**30
 #: A panel of more left rows would take long to do again after a kill; of fewer, read the right side too often.
 _MOST_PANEL_ROWS = 65_536
 _LEAST_PANEL_ROWS = 256
@@ -185,10 +185,10 @@ def _refuse_what_misleads(request: JoinRequest, left: VectorSource, right: Vecto
         raise Refused("--fpr and --threshold both name a threshold; give one")
     if request.fpr is not None and not 0 < request.fpr < 1:
         raise Refused(f"--fpr {request.fpr:g} is no share of random pairs; give one between 0 and 1, such as 0.001")
-    if request.fpr is not None and request.fpr * random_pairs(left, right) < _LEAST_BEYOND:
+    if request.fpr is not None and request.fpr * random_pairs(left, right) < LEAST_BEYOND:
         raise Refused(
             f"--fpr {request.fpr:g} of the {random_pairs(left, right):,} random pairs that there are is less than "
-            f"{_LEAST_BEYOND}: too few to name a threshold; give a larger share"
+            f"{LEAST_BEYOND}: too few to name a threshold; give a larger share"
         )
     if (request.not_self or request.after_self) and left.digest != right.digest:
         raise Refused("--no-self is for a set that is joined with itself; these are two")

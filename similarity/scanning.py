@@ -20,7 +20,6 @@ CHUNK = 64
 _INT8_MOST = 127
 #: Norms are taken in float32; what they are called is this much more than what they are.
 _NORM_SLACK = 1.0 + 2.0**-12
-_NO_BOUND = 2.0**31 - 2.0**8  # a float32 that an int32 can be
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.errors import EmbedmillError
-from schemas.join import JoinRecord, JoinSide, PanelFooter
+from schemas.join import JoinRecord, PanelFooter
 from similarity import exact
 from similarity.exact import ExactRows
 from similarity.measure import Measure
+from similarity.planned_side import planned_side
 from similarity.scores import OF_NEIGHBOURS, base_of
-from similarity.vectors import VectorSource, open_vectors
+from similarity.vectors import VectorSource
 from storage.parquet import ID
 
 
@@ -27,16 +28,12 @@ class ScoreProof:
     @classmethod
     def of(cls, record: JoinRecord) -> "ScoreProof | str":
         """The proof of the pairs of `record`, or why there can be none."""
-        sides = []
-        for side in (record.spec.left, record.spec.right):
-            try:
-                sides.append(_opened(side))
-            except EmbedmillError as err:
-                return str(err)
-            if sides[-1].digest != side.digest:
-                return f"{side.location} is not what it was"
+        try:
+            left, right = planned_side(record.spec.left), planned_side(record.spec.right)
+        except EmbedmillError as err:
+            return str(err)
         assert record.spec.score not in OF_NEIGHBOURS  # a funnel's score needs no neighbours
-        return cls(sides[0], sides[1], base_of(record.spec.score, *sides))
+        return cls(left, right, base_of(record.spec.score, left, right))
 
     def problem(self, table: pa.Table, footer: PanelFooter) -> str:
         """What is wrong with the scores of a panel; "" where all have the bits that its vectors give."""
@@ -70,14 +67,3 @@ class ScoreProof:
             c = exact.products(left, at[mine], right, rows[mine] - block.first)
             scores[mine] = self.measure.score(c, terms.of(at[mine]), add[rows[mine]])
         return scores
-
-
-def _opened(side: JoinSide) -> VectorSource:
-    return open_vectors(
-        side.location,
-        modality=side.modality or None,
-        id_column=side.id_column,
-        column=side.column,
-        known=side.digest,
-        integers=side.integers,
-    )

@@ -18,6 +18,8 @@ NEIGHBOURS = 10
 OF_NEIGHBOURS = (Score.CSLS, Score.MARGIN)
 #: The least such mean that a margin divides by: nearer to zero the ratio of two means says nothing.
 LEAST_MEAN = 0.05
+#: A threshold that fewer random pairs reach would be chance.
+LEAST_BEYOND = 10
 #: Rows of each side that random pairs are made of: 16 million pairs.
 _SAMPLE = 4096
 #: Left rows of random pairs that are scored at a time.

@@ -1,5 +1,6 @@
 """Phases: a comparison of many rows as panels that many machines may compute, each panel once."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,21 +22,31 @@ class Phase:
         return len(self.rows)
 
 
-class Comparison(Protocol):
-    """A join or a dedup, cut into panels."""
+class Record(Protocol):
+    """What pins a join or a dedup."""
 
     @property
     def id(self) -> str: ...
 
+    def to_json(self) -> bytes: ...
+
+
+class Comparison(Protocol):
+    """A join or a dedup, cut into panels."""
+
     @property
-    def digest(self) -> str:
-        """The sha256 of its record: what a message calls its plan."""
+    def record(self) -> Record: ...
 
     @property
     def store(self) -> Store: ...
 
     def rounds(self) -> Iterator[list[Phase]]:
         """Phases that may run side by side; those of the next round need all of the round before."""
+
+
+def plan_digest(comparison: Comparison) -> str:
+    """The sha256 of its record: what a message calls its plan."""
+    return hashlib.sha256(comparison.record.to_json()).hexdigest()
 
 
 def step(comparison: Comparison, number: int) -> tuple[Phase, int]:
@@ -49,7 +60,7 @@ def step(comparison: Comparison, number: int) -> tuple[Phase, int]:
             if number < first + len(phase):
                 return phase, number - first
             first += len(phase)
-    raise LookupError(f"{comparison.id} has no step {number}")
+    raise LookupError(f"{comparison.record.id} has no step {number}")
 
 
 def panels_of(rows: int, panel_rows: int) -> list[int]:

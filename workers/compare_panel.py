@@ -9,7 +9,7 @@ from schemas.message import ShardMessage
 from schemas.settings import Settings
 from schemas.shard import ShardReport
 from storage.pair_limit import pair_limit
-from storage.phases import Comparison, Phase, step
+from storage.phases import Comparison, Phase, plan_digest, step
 from workers.batching import Cancelled
 from workers.lease import LeaseBoard, lease
 
@@ -52,7 +52,7 @@ def compare_panel(
 ) -> ShardReport:
     """Compute the panel unless it is published, cancelled or another worker's; say what happened."""
     started, store = time.monotonic(), opened.comparison.store
-    if message.plan != opened.comparison.digest:
+    if message.plan != plan_digest(opened.comparison):
         raise NotAllowed(f"{opened.location} holds another comparison than the message names; it was dropped")
     phase, panel = opened.step(message.shard)
 

@@ -303,8 +303,8 @@ class Runtime:
         told, most = Told(), pair_limit(store)
         comparison = open_comparison(store, max_pairs=most, device=self.settings.device, allow=allow, check=told.check)
         opened = OpenComparison(location, comparison, told, most)
-        if opened.comparison.id != job_id:
-            raise NotAllowed(f"{location} holds {opened.comparison.id}, not {job_id}; the message was dropped")
+        if opened.comparison.record.id != job_id:
+            raise NotAllowed(f"{location} holds {opened.comparison.record.id}, not {job_id}; the message was dropped")
         while len(self._comparisons) >= _COMPARISONS_KEPT:
             self._comparisons.pop(next(iter(self._comparisons)))
         self._comparisons[job_id] = opened
