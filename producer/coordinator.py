@@ -342,20 +342,22 @@ class Coordinator:
         now = self._clock()
         depths = {lane.queue: self._board.depth(lane.queue) for lane in self._lanes.values()}
         served = {queue for worker in self._board.workers() for queue in worker.queues} if self._size_of else set()
-        self.tally.leased, self.tally.depths, self.tally.ages_s = len(leased), depths, {}
+        ages_s: dict[str, float] = {}
         for shard in leased:
             self._note_taken(shard, self._sent[shard])
             self._sent[shard].at = now
         for shard, sent in [item for item in self._sent.items() if item[0] not in leased]:
             overtaken = sent.order < self._lane_of(shard).taken  # queues are first in, first out
             silent_s = now - sent.at
-            self.tally.ages_s[sent.queue] = max(silent_s, self.tally.ages_s.get(sent.queue, 0.0))
+            ages_s[sent.queue] = max(silent_s, ages_s.get(sent.queue, 0.0))
             if shard in self._size_of and sent.queue not in served and silent_s > UNSERVED_S:
                 del self._size_of[shard]  # the larger device is gone: the job's own size says what becomes of the row
                 self._send_again(shard)
                 continue
             if silent_s > RESEND_AFTER_S and (depths[sent.queue] == 0 or overtaken or silent_s > FORGET_AFTER_S):
                 self._send_again(shard)
+        # Whole at once: a scrape reads them from a thread of its own.
+        self.tally.leased, self.tally.depths, self.tally.ages_s = len(leased), depths, ages_s
 
     def _send_again(self, shard: int) -> None:
         self.tally.resent += 1

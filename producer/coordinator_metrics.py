@@ -1,5 +1,6 @@
 """Metrics of a coordinator, in Prometheus form; no label comes from a row."""
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from producer.foreman import Foreman
+from schemas.errors import BrokerError
 from schemas.presence import WorkerPresence
 
 #: Jobs that have series of their own; of further ones there are sums only.
@@ -71,7 +73,9 @@ class ForemanCollector(Collector):
             left.update(tally.left)
             for queue, age in tally.ages_s.items():
                 ages[queue] = max(age, ages.get(queue, 0.0))
-        serving = Counter(queue for worker in self._workers() for queue in worker.queues)
+        serving: Counter[str] = Counter()
+        with contextlib.suppress(BrokerError):  # Redis is away: nobody can tell who lives
+            serving.update(queue for worker in self._workers() for queue in worker.queues)
         for name, help_, values in (
             ("embedmill_queue_shards", "Shards that are not published: they wait, or are in work.", left),
             ("embedmill_queue_messages", "Messages that wait.", depths),
