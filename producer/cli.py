@@ -17,10 +17,12 @@ from producer.cli_dedup import dedup
 from producer.cli_eval import evaluate
 from producer.cli_join import join
 from producer.cli_monitor import monitor
+from producer.cli_report import report
 from producer.cli_rerank import rerank
 from producer.cli_search import search
 from producer.error_limit import ErrorLimit
 from producer.job_options import AllowUnpinned, OnlyModality, SizeName, seconds_of, takes_job
+from producer.reporting import WithReport
 from producer.spend_options import Deadline, MaxCost, Price, SpendWords, spend_words
 from schemas.errors import EmbedmillError, LimitReached, Refused
 
@@ -118,6 +120,7 @@ def run(
     deadline: Deadline = "",
     broker_url: BrokerUrl = "",
     insecure_broker: InsecureBroker = False,
+    with_report: WithReport = True,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -159,6 +162,7 @@ def run(
         again=again,
         limit=ErrorLimit(rows=max_errors, rate=max_error_rate),
         spend=spend,
+        with_report=with_report,
     )
 
 
@@ -306,6 +310,7 @@ def retry(
     workers: WorkerCount = 0,
     broker_url: BrokerUrl = "",
     insecure_broker: InsecureBroker = False,
+    with_report: WithReport = True,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -334,6 +339,7 @@ def retry(
         as_json=as_json,
         quiet=quiet,
         again=command_line(),
+        with_report=with_report,
     )
 
 
@@ -564,6 +570,7 @@ def coordinate(
     insecure_broker: InsecureBroker = False,
     metrics: Metrics = "",
     until_idle: Annotated[bool, typer.Option("--until-idle", help="End when no submitted job is left.")] = False,
+    with_report: WithReport = True,
 ) -> None:
     """Drive every submitted job: fill the queues, send again what was lost, finish.
 
@@ -575,11 +582,19 @@ def coordinate(
     from producer.board import RedisBoard
     from producer.foreman import Foreman
     from producer.interrupts import Interrupted, interruptible
+    from producer.reporting import ReportDesk
     from producer.task_queue import CeleryQueue
 
     url = _safe(broker_url, insecure_broker)
     board = RedisBoard(url)
-    foreman = Foreman(tuple(root), board=board, queue=CeleryQueue(url, key=message_key()), say=_say)
+    desk, key = ReportDesk(_say), message_key()
+    foreman = Foreman(
+        tuple(root),
+        board=board,
+        queue=CeleryQueue(url, key=key),
+        say=_say,
+        ended=(lambda job: desk.ask(job.store.url)) if with_report else None,
+    )
     if metrics:
         from producer.coordinator_metrics import coordinator_registry
 
@@ -834,6 +849,7 @@ def _show_card(card: "ModelCard", known: "KnownModel | None", *, as_json: bool, 
 app.command(epilog=EPILOG)(bench)
 app.command(epilog=EPILOG)(dedup)
 app.command(epilog=EPILOG)(monitor)
+app.command(epilog=EPILOG)(report)
 app.command(epilog=EPILOG)(rerank)
 app.command("eval", epilog=EPILOG)(evaluate)
 app.command(epilog=EPILOG)(search)
@@ -911,6 +927,7 @@ def drive_here(
     again: str,
     limit: ErrorLimit | None = None,
     spend: SpendWords | None = None,
+    with_report: bool = False,
 ) -> None:
     """Take `job` to its end with workers of this machine; exits with the job's code."""
     from producer.interrupts import Interrupted, interruptible
@@ -937,6 +954,7 @@ def drive_here(
         raise typer.Exit(3) from None
     except LimitReached:
         seconds = time.monotonic() - started
+        _report(job, with_report)
         _show_end(job, as_json=as_json, seconds=seconds, done_before=before.rows_ok + before.failed)
         raise
     except EmbedmillError:
@@ -944,7 +962,21 @@ def drive_here(
         raise
     _remember(job)
     seconds = time.monotonic() - started
+    _report(job, with_report)
     raise typer.Exit(_show_end(job, as_json=as_json, seconds=seconds, done_before=before.rows_ok + before.failed))
+
+
+def _report(job: "Job", wanted: bool) -> None:
+    """Have the report made; Ctrl-C ends that alone."""
+    from producer.interrupts import Interrupted, interruptible
+    from producer.reporting import report_on
+
+    if wanted:
+        try:
+            with interruptible():
+                report_on(job.store.url, _say)
+        except Interrupted:
+            _say("no report: interrupted; the job is as it was")
 
 
 def _remember(job: "Job") -> None:

@@ -11,6 +11,7 @@ from producer.job_receipt import receipt_of, written_receipt
 from producer.outcomes import PublishedFile, count_outcomes, listed_outcomes, published_files
 from schemas.errors import BrokerError, StoreError
 from schemas.queues import queue_name
+from schemas.redaction import redact
 from schemas.rows import Modality
 from schemas.sizes import CPU, GIB
 from storage import layout
@@ -68,6 +69,7 @@ class JobStatus:
     queues: list[QueueStatus] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     receipt: dict[str, Any] | None = None  # where the time went, as far as shards are published
+    report: str = ""  # where report.html lies, once it was made
     estimate: dict[str, Any] | None = None  # what the job was thought to take; of a finished one the receipt has it
 
     @property
@@ -119,6 +121,8 @@ def job_status(job: Job, board: Board | None = None) -> JobStatus:
         queues=_queues_left(job, outcomes.shards),
         receipt=written_receipt(job) if not files else _receipt_so_far(job, files),
     )
+    if job.store.size(layout.REPORT) is not None:
+        status.report = f"{redact(job.store.url)}/{layout.REPORT}"
     if status.state is not JobState.FINISHED and (estimate := read_estimate(job)):
         status.estimate = estimate.to_dict()
     if status.state is JobState.STOPPED:
