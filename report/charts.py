@@ -45,7 +45,7 @@ class Mark:
 
 def figure(title: str, chart: Html, *, note: str = "", table: Html | None = None, wide: bool = False) -> Html:
     """A chart with its title, what is to be known of it, and its numbers to unfold."""
-    told = tag("details", tag("summary", "The numbers"), tag("div", table, class_="scroll")) if table else None
+    told = tag("details", tag("summary", "The numbers"), scrolled(table, f"{title}, in numbers")) if table else None
     caption = tag("figcaption", tag("strong", title), tag("span", note) if note else None)
     return tag("figure", caption, chart, told, class_="wide" if wide else None)
 
@@ -78,6 +78,11 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str | Html]], *, numeric
         for row in rows
     ]
     return tag("table", tag("thead", head), tag("tbody", body))
+
+
+def scrolled(table: Html, label: str) -> Html:
+    """A table that may be wider than the page; the keys can scroll it."""
+    return tag("div", table, class_="scroll", role="region", aria_label=label, tabindex=0)
 
 
 def _aligned(column: int, numeric_from: int) -> str | None:

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from report.asked import Asked
 from report.cards import Cards
-from report.charts import Bar, Curve, bars, figure, legend, lines, table
+from report.charts import Bar, Curve, bars, figure, legend, lines, scrolled, table
 from report.html import Html, joined, snippet, tag
 from report.job_facts import Cut, JobFacts
 from report.page import Page, Section, paragraphs
@@ -278,7 +278,7 @@ def _rejects(facts: JobFacts) -> Html | None:
     shown = table(["line", "id", "code", "why"], rows, numeric_from=9)
     of = f"The first {len(rows)} of {facts.status.rejects:,}." if len(rows) < facts.status.rejects else None
     return joined(
-        tag("h3", "Lines of the manifest that are no rows"), paragraphs(of), tag("div", shown, class_="scroll")
+        tag("h3", "Lines of the manifest that are no rows"), paragraphs(of), scrolled(shown, "Lines that are no rows")
     )
 
 

@@ -62,7 +62,7 @@ class PairSample:
 
 
 def sample_pairs(tables: Iterable[tuple[int, pa.Table]], names: PairNames, files: int, *, seed: int = 0) -> PairSample:
-    """Read tables, each with the number of its shard or panel, until there are enough; rows of one left id lie together."""
+    """Read tables, each with its shard or panel, until there are enough pairs; those of a left row lie together."""
     sample, rng = PairSample(), np.random.default_rng(seed)
     each = max(1, -(-_GROUPS // max(1, files)))
     for shard, pairs in tables:

@@ -8,7 +8,7 @@ import numpy as np
 
 from report.asked import Asked
 from report.cards import Cards
-from report.charts import COLOURS, Curve, Mark, figure, histogram, legend, table
+from report.charts import COLOURS, Curve, Mark, figure, histogram, legend, scrolled, table
 from report.html import Html, joined, snippet, tag
 from report.job_facts import JobFacts
 from report.likeness import (
@@ -156,7 +156,7 @@ def _likeness_section(look: _Look) -> Section:
     body = joined(
         paragraphs(words, gap, _sampled(look.pools)),
         tag("div", charts, class_="grid2"),
-        tag("div", table(heads, rows), class_="scroll"),
+        scrolled(table(heads, rows), "Likeness, in numbers"),
     )
     return Section(name="likeness", title="Likeness", body=body)
 
