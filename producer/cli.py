@@ -15,6 +15,7 @@ from producer.broker_options import BrokerUrl, InsecureBroker
 from producer.cli_bench import bench
 from producer.cli_dedup import dedup
 from producer.cli_eval import evaluate
+from producer.cli_export import export
 from producer.cli_join import join
 from producer.cli_monitor import monitor
 from producer.cli_report import report
@@ -853,6 +854,7 @@ app.command(epilog=EPILOG)(report)
 app.command(epilog=EPILOG)(rerank)
 app.command("eval", epilog=EPILOG)(evaluate)
 app.command(epilog=EPILOG)(search)
+app.command(epilog=EPILOG)(export)
 
 
 def main() -> None:

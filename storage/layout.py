@@ -42,6 +42,12 @@ def shard_of(key: str) -> int | None:
     return int(match[2]) if match else None
 
 
+def modality_of(key: str) -> str:
+    """The modality of a published shard, which its folder names as Hive's partitions are named."""
+    match = _PART.match(key)
+    return match[1] if match else ""
+
+
 def panel_key(panel: int) -> str:
     """The published pairs of one panel of a join."""
     return f"{DATA}/part-{panel:06d}.parquet"
