@@ -1,6 +1,7 @@
 """Status: where a job stands, from the store and, where it can be reached, from Redis."""
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -88,11 +89,13 @@ class JobStatus:
         return asdict(self) | {"failed": self.failed, "left": self.left, "computed": self.computed}
 
 
-def job_status(job: Job, board: Board | None = None) -> JobStatus:
-    """Look into the store, and on the board where one is given."""
+def job_status(
+    job: Job, board: Board | None = None, *, files: Callable[[Job], Iterable[PublishedFile]] = published_files
+) -> JobStatus:
+    """Look into the store, and on the board where one is given; `files` reads what is published of an unended job."""
     outcomes = listed_outcomes(job)
-    files = list(published_files(job)) if outcomes is None else []
-    outcomes = outcomes or count_outcomes(job, files)
+    found = list(files(job)) if outcomes is None else []
+    outcomes = outcomes or count_outcomes(job, found)
     rounds, record = job.rounds(), job.record
     status = JobStatus(
         job=job.id,
@@ -119,7 +122,7 @@ def job_status(job: Job, board: Board | None = None) -> JobStatus:
         reusable=record.plan.reused,
         reuse_saves_s=round(record.plan.reuse_saves_s, 1),
         queues=_queues_left(job, outcomes.shards),
-        receipt=written_receipt(job) if not files else _receipt_so_far(job, files),
+        receipt=written_receipt(job) if not found else _receipt_so_far(job, found),
     )
     if job.store.size(layout.REPORT) is not None:
         status.report = f"{redact(job.store.url)}/{layout.REPORT}"
