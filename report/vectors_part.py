@@ -15,6 +15,7 @@ from report.likeness import (
     COPY,
     FPR,
     NEAREST,
+    SAME,
     Spread,
     Surroundings,
     binned,
@@ -78,7 +79,7 @@ def vector_sections(
 def _look(column: VectorColumn, pools: list[Pool], files: dict[Modality, list[str]], of: int, asked: Asked) -> _Look:
     spreads = [random_spread(p.vectors, p.vectors, (str(p.modality),) * 2, seed=asked.seed) for p in pools]
     around = {
-        pool.modality: look_around(pool.vectors, threshold=max(COPY, spread.threshold))
+        pool.modality: look_around(pool.vectors, threshold=max(COPY, min(spread.threshold, SAME)))
         for pool, spread in zip(pools, spreads, strict=True)
     }
     spreads += [
@@ -210,7 +211,8 @@ def _gap_figure(within: list[Spread], across: list[Spread]) -> Html:
     inner, outer = float(np.mean([s.mean for s in sides])), float(np.mean([s.mean for s in some]))
     marks = [Mark(at=inner, name=f"within {inner:.2f}"), Mark(at=outer, name=f"across {outer:.2f}")]
     label = f"Random pairs within a modality have a cosine of {inner:.2f} on average, across two of {outer:.2f}"
-    chart = joined(_key(curves), histogram(edges, curves, label=label, axis="cosine", marks=marks))
+    shown = histogram(edges, curves, label=label, axis="cosine", marks=marks, gap=(inner, outer))
+    chart = joined(_key(curves), shown)
     return figure(
         "Across modalities: the gap", chart, note=f"Random pairs; the gap between the means is {inner - outer:.2f}."
     )
