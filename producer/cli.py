@@ -23,6 +23,7 @@ from producer.error_limit import ErrorLimit
 from producer.job_options import AllowUnpinned, OnlyModality, SizeName, seconds_of, takes_job
 from producer.spend_options import Deadline, MaxCost, Price, SpendWords, spend_words
 from schemas.errors import EmbedmillError, LimitReached, Refused
+from schemas.failures import printable
 
 if TYPE_CHECKING:
     from prometheus_client.registry import CollectorRegistry
@@ -857,7 +858,7 @@ def _run() -> int:
             code = app(prog_name="embedmill", standalone_mode=False)
             sys.stdout.flush()  # here, where a closed pipe is expected; at exit Python would complain
     except EmbedmillError as err:
-        _say(f"embedmill: {err}")
+        _say(f"embedmill: {printable(str(err))}")
         return err.exit_code
     except (typer.Abort, KeyboardInterrupt):
         code = _INTERRUPTED

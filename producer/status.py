@@ -1,6 +1,5 @@
 """Status: where a job stands, from the store and, where it can be reached, from Redis."""
 
-import json
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -10,6 +9,7 @@ from producer.estimate import read_estimate
 from producer.job_receipt import receipt_of, written_receipt
 from producer.outcomes import PublishedFile, count_outcomes, listed_outcomes, published_files
 from schemas.errors import BrokerError, StoreError
+from schemas.parsed_json import parsed_json
 from schemas.queues import queue_name
 from schemas.rows import Modality
 from schemas.sizes import CPU, GIB
@@ -146,7 +146,7 @@ def _state(job: Job, published: int) -> JobState:
 
 def _why_stopped(job: Job) -> str:
     try:
-        return str(json.loads(job.store.get(layout.STOPPED))["why"])
+        return str(parsed_json(job.store.get(layout.STOPPED))["why"])
     except (StoreError, ValueError, LookupError, TypeError):  # taken up again meanwhile
         return "stopped"
 

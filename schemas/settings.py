@@ -1,10 +1,14 @@
 """Settings: where and how fast a process works; nothing here changes a vector."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
+
+from schemas.errors import Refused
+from schemas.parsed_json import parsed_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,23 +48,37 @@ class Settings:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """The settings that EMBEDMILL_* variables name; defaults for the rest."""
+        """The settings that EMBEDMILL_* variables name, else defaults; raises Refused for a word that is none."""
         given = {f.name: environ[ENVIRON[f.name]] for f in fields(cls) if ENVIRON[f.name] in environ}
         default = cls()
-        return replace(default, **{name: _parsed(text, getattr(default, name)) for name, text in given.items()})
+        return replace(default, **{name: _checked(name, text, getattr(default, name)) for name, text in given.items()})
 
 
 #: The environment variable of each setting.
 ENVIRON: dict[str, str] = {f.name: f"EMBEDMILL_{f.name.upper()}" for f in fields(Settings)}
 
 
+_KINDS = {int: "a whole number", float: "a number", tuple: "a list, with commas between or of JSON"}
+
+
 def _text(value: object) -> str:
     return json.dumps(value) if isinstance(value, tuple) else str(value)
 
 
+def _checked(name: str, text: str, like: object) -> Any:  # Any: as _parsed
+    """What `text` says; a number is finite and not below 0."""
+    try:
+        value = _parsed(text, like)
+    except ValueError:
+        raise Refused(f"{ENVIRON[name]} is not {_KINDS[type(like)]}, as {_text(like)}") from None
+    if isinstance(value, int | float) and not 0 <= value < math.inf:
+        raise Refused(f"{ENVIRON[name]} is {value}; give a number that is not below 0")
+    return value
+
+
 def _parsed(text: str, like: object) -> Any:  # Any: the setting's own type, known by `like` alone
     if isinstance(like, tuple):
-        return tuple(json.loads(text)) if text.startswith("[") else tuple(p for p in text.split(",") if p)
+        return tuple(map(str, parsed_json(text))) if text.startswith("[") else tuple(p for p in text.split(",") if p)
     if isinstance(like, bool):
         return text.lower() in ("1", "true", "yes", "on")
     constructor: type[Any] = type(like)
