@@ -710,6 +710,8 @@ def doctor(
 
     \b
     embedmill doctor --out vectors --model minilm
+
+    What to do by symptom, and about sizes, upgrades and disasters: docs/operations.md.
     """
     import json
     from dataclasses import asdict
@@ -727,6 +729,7 @@ def doctor(
             print(f"{'ok ' if finding.ok else 'BAD'}  {finding.what}: {finding.seen}")
             if not finding.ok:
                 print(f"     fix: {finding.fix}")
+        print("by symptom, and for sizes, upgrades and disasters: docs/operations.md")
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 2)
 
 

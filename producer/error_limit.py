@@ -35,5 +35,5 @@ class ErrorLimit:
         try:
             told = parsed_json(data)["error_limit"]
             return cls(rows=int(told["rows"]), rate=float(told["rate"]))
-        except (ValueError, TypeError, LookupError):
+        except (ValueError, TypeError, LookupError, OverflowError):
             return cls()

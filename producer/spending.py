@@ -32,7 +32,7 @@ class SpendLimit:
         try:
             told = parsed_json(data)["spend_limit"]
             return cls(**{name: float(told[name]) for name in ("max_cost", "price", "deadline")})
-        except (ValueError, TypeError, LookupError):
+        except (ValueError, TypeError, LookupError, OverflowError):
             return cls()
 
 

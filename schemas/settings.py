@@ -15,22 +15,22 @@ from schemas.parsed_json import parsed_json
 class Settings:
     """One process' settings, passed to workers in the environment and never on a command line."""
 
-    broker_url: str = ""
-    message_key: str = ""  # secret: messages are signed with it, and workers drop those that are not
+    broker_url: str = ""  # where Redis is; secret where it holds a password
+    message_key: str = ""  # secret of 24 characters or more: messages are signed with it, others are dropped
     roots: tuple[str, ...] = ()  # folders and s3:// prefixes that jobs and media may lie in
     allow_private: bool = False  # jobs may read media from hosts with private addresses
     remote_control: bool = False  # workers obey Celery's broadcasts: whoever reaches Redis can stop them
     lease_s: float = 20.0  # a worker silent for so long has lost its shard
-    batch_tokens: int = 0  # padded tokens in one forward pass; 0: what was learned of the model and device
-    batch_items: int = 256
+    batch_tokens: int = 0  # padded tokens in one forward pass; 0: what was learned of model and device, else 2048
+    batch_items: int = 256  # rows in one forward pass
     load_threads: int = 2  # threads that fetch, and processes that decode, in front of the device
     model_cache: str = ""  # where packaged models are built; default: the user's cache folder
     hash_delay_ms: float = 0.0  # what the model `hash` waits a row, to stand in for a slow one
     memory_dir: str = ""  # where budgets and rates are remembered; default: the user's cache folder
-    worker_name: str = ""
-    device: str = "cpu"
+    worker_name: str = ""  # leases and presences are held by it
+    device: str = "cpu"  # that models are loaded on
     size: str = "cpu"  # of the device
-    memory_mb: int = 0  # that models may take up on the device, MiB; 0: no limit
+    memory_mb: int = 0  # that models may take up on the device, MiB; 0: by the device
     decode_memory_mb: int = 1024  # that a decoder may take up, MiB
     queues: tuple[str, ...] = ()  # the queues that a worker serves, the one it prefers first
     crumb_dir: str = ""  # where each worker leaves its breadcrumb; "": nowhere

@@ -1,9 +1,16 @@
 """Settings come from the environment of a process, and a word that is none is refused by the variable's name."""
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from schemas.errors import Refused
 from schemas.settings import Settings
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_settings_survive_the_environment() -> None:
@@ -31,3 +38,15 @@ def test_a_word_that_is_none_is_refused(name: str, text: str) -> None:
         Settings.from_environ({name: text})
 
     assert "\n" not in str(raised.value)
+
+
+def test_the_page_of_settings_is_current() -> None:
+    """docs/settings.md is what comments and options say, and names every variable of ours that the code reads."""
+    words = [sys.executable, "docs/make_settings.py", "--check"]
+    done = subprocess.run(words, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    folders = ("schemas", "storage", "producer", "workers", "similarity")
+    code = "".join(path.read_text() for folder in folders for path in (ROOT / folder).glob("*.py"))
+    page = (ROOT / "docs" / "settings.md").read_text()
+
+    assert done.returncode == 0, done.stderr
+    assert {name for name in re.findall(r"EMBEDMILL_[A-Z_]*[A-Z]", code) if f"`{name}`" not in page} == set()
