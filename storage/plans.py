@@ -311,6 +311,11 @@ class PlanReader:
     def modality(self, shard: int) -> Modality:
         return Modality(self._modalities[shard - self.plan.first_shard].as_py())
 
+    def modalities(self) -> tuple[tuple[Modality, ...], np.ndarray]:
+        """Those that there are, and each shard's place among them, int32 (shards,)."""
+        names = tuple(map(Modality, self._modalities.dictionary.to_pylist()))
+        return names, np.asarray(self._modalities.indices)
+
     def shards(self) -> range:
         return range(self.plan.first_shard, self.plan.first_shard + self.plan.shards)
 
