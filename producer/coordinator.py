@@ -160,6 +160,15 @@ class Coordinator:
         except BrokerError as err:
             logger.info("the claim expires by itself: %s", err)
 
+    def left(self) -> dict[str, int]:
+        """Shards that are not published, by queue."""
+        left = Counter({queue_of(task, self._work.size): count for task, count in self._ledger.left().items()})
+        for shard, size in self._size_of.items():
+            if not self._ledger.is_published(shard):
+                task = self._ledger.cut_of(shard).task_of(shard)
+                left.update({queue_of(task, size): 1, queue_of(task, self._work.size): -1})
+        return dict(left)
+
     @property
     def _done(self) -> bool:
         return self._ledger.published == self._ledger.shards
@@ -193,21 +202,12 @@ class Coordinator:
         for shard in gone:  # a report was wrong
             self._ledger.unmark(shard)
             self._lane_of(shard).waiting.append(shard)
-        self.tally.left = self._left()
+        self.tally.left = self.left()
         self._recall_cancel = True
         with contextlib.suppress(StoreError):  # the limit on failures then sees fewer; the listing stands
             self._count_failures(uncounted)
         self._listed_at = self._clock()
         self._listing_pause = max(LISTING_EVERY_S, 20 * (self._listed_at - started))
-
-    def _left(self) -> dict[str, int]:
-        """Shards that are not published, by queue."""
-        left = Counter({queue_of(task, self._work.size): count for task, count in self._ledger.left().items()})
-        for shard, size in self._size_of.items():
-            if not self._ledger.is_published(shard):
-                task = self._ledger.cut_of(shard).task_of(shard)
-                left.update({queue_of(task, size): 1, queue_of(task, self._work.size): -1})
-        return dict(left)
 
     def _count_failures(self, unreported: ShardSet) -> None:
         """Read what failed in shards that no worker told of: from before this coordinator, or a lost report."""
