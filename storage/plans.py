@@ -98,9 +98,8 @@ def _columns(rows: list[ManifestRow], runs: Iterable[TextRun], kept: int) -> lis
     return columns
 
 
-def _sorted_table(rows: list[ManifestRow], keep: Iterable[KeptColumn], runs: Iterable[TextRun]) -> pa.Table:
-    """The same, all of them sorted by id."""
-    schema = rows_schema(keep)
+def _sorted_table(rows: list[ManifestRow], schema: pa.Schema, runs: Iterable[TextRun]) -> pa.Table:
+    """The same as a table of that schema, all of them sorted by id."""
     columns = _columns(rows, runs, len(schema) - _OWN_COLUMNS)
     ids: list[str] = columns[0]  # type: ignore[assignment]  # ids are strings
     order = sorted(range(len(ids)), key=ids.__getitem__)
@@ -122,8 +121,7 @@ class PlanWriter:
 
     def __init__(self, keep: Iterable[KeptColumn], *, first_shard: int = 0, schema: pa.Schema | None = None) -> None:
         """`schema` is that of the tables, where they do not hold rows of a manifest."""
-        self._keep = tuple(keep)
-        self._schema = rows_schema(self._keep) if schema is None else schema
+        self._schema = rows_schema(keep) if schema is None else schema
         self._first = first_shard
         self._folder = tempfile.TemporaryDirectory(prefix="embedmill-plan-")
         self._files: list[Path] = []
@@ -149,7 +147,7 @@ class PlanWriter:
         self, modality: Modality, rows: list[ManifestRow], cost: float, *, runs: Iterable[TextRun] = ()
     ) -> None:
         """Append `rows`, and those of `runs`, as the next shard, sorted by id; `cost` in estimated tokens."""
-        self.add_built(modality, _sorted_table(rows, self._keep, runs), cost)
+        self.add_built(modality, _sorted_table(rows, self._schema, runs), cost)
 
     def add_table(self, modality: Modality, table: pa.Table, cost: float) -> None:
         """Append a table of the plan's schema, sorted by id, as the next shard."""
@@ -203,7 +201,15 @@ class PlanWriter:
         if self._writer is None:
             path = Path(self._folder.name) / f"rows-{len(self._files):05d}.parquet"
             self._files.append(path)
-            self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", compression_level=1)
+            # Ids and texts differ, and nobody asks for ranges: dictionaries and statistics cost half of the writing.
+            self._writer = pq.ParquetWriter(
+                path,
+                self._schema,
+                compression="zstd",
+                compression_level=1,
+                use_dictionary=False,
+                write_statistics=False,
+            )
         return self._writer
 
     def _close_file(self) -> None:
