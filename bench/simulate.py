@@ -42,6 +42,8 @@ JOB, PLAN = "job-simulated", "0" * 64
 QUEUE = queue_name(Modality.TEXT)
 #: The memory of Redis is asked for at one tick in so many.
 _LOOK_EVERY = 20
+#: Shards of a job whose number is not given.
+_MOST = 1_000_000
 WORKERS = (1, 3, 10, 30, 100, 300, 1000)
 
 
@@ -168,19 +170,19 @@ def _report(shard: int, worker: int) -> ShardReport:
 
 
 class Clock:
-    """Virtual time; within a tick of the coordinator real time passes in it, from where it stood."""
+    """Virtual time; within a tick of the coordinator that of `timer` passes in it, from where it stood."""
 
-    def __init__(self) -> None:
-        self.now, self._since = 0.0, 0.0
+    def __init__(self, timer: Callable[[], float]) -> None:
+        self.now, self._since, self._timer = 0.0, 0.0, timer
 
     def __call__(self) -> float:
-        return self.now + (time.perf_counter() - self._since if self._since else 0.0)
+        return self.now + (self._timer() - self._since if self._since else 0.0)
 
     def spend(self, work: Callable[[], Any]) -> tuple[Any, float]:
         """Do `work`, with the time that it takes; returns its result and its seconds."""
-        began = self._since = time.perf_counter()
+        began = self._since = self._timer()
         result = work()
-        seconds, self._since = time.perf_counter() - began, 0.0
+        seconds, self._since = self._timer() - began, 0.0
         self.now += seconds
         return result, seconds
 
@@ -235,9 +237,10 @@ class Simulation:
 
 def simulate(workers: int, shards: int, shard_s: float, given: argparse.Namespace) -> dict[str, Any]:
     """One line of the result."""
-    clock = Clock()
     if not given.redis:
+        clock = Clock(time.process_time)  # all of it is in this process: others on the machine change nothing
         return _measured(VirtualFloor(clock), clock, workers, shards, shard_s, given)
+    clock = Clock(time.perf_counter)
     with EmbeddedBroker() as broker:
         return _measured(RedisFloor(broker.url), clock, workers, shards, shard_s, given)
 
@@ -286,7 +289,7 @@ def main() -> None:
     lines = []
     for shard_s in given.shard_s:
         for workers in given.workers:
-            shards = given.shards or max(20, round(given.longest * workers / shard_s))
+            shards = given.shards or min(_MOST, max(20, round(given.longest * workers / shard_s)))
             lines.append(simulate(workers, shards, shard_s, given))
             sys.stdout.write(json.dumps(lines[-1]) + "\n")
             sys.stdout.flush()
