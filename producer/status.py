@@ -20,7 +20,7 @@ from schemas.queues import queue_name
 from schemas.sizes import CPU, GIB
 from storage import layout
 from storage.jobs import Job
-from storage.plans import PlanReader
+from storage.plans import planned_modalities
 
 #: What stands for the codes of failures where only their number is known.
 _OF_ANY_CODE = "of_any_code"
@@ -235,9 +235,8 @@ def _queues_left(job: Job, published: frozenset[int]) -> dict[str, int]:
     there = np.fromiter(published, np.int64, len(published))
     for plan in job.rounds():
         if not job.is_finished(plan):
-            reader = PlanReader(job.store, plan)
-            modalities, numbers = reader.modalities()
-            is_left = ~np.isin(np.asarray(reader.shards()), there)
+            modalities, numbers = planned_modalities(job.store, plan)
+            is_left = ~np.isin(np.arange(plan.first_shard, plan.first_shard + plan.shards), there)
             for number, modality in enumerate(modalities):
                 queue = queue_name(modality, job.record.spec.size, job.record.spec.kind)
                 left[queue] += int(np.count_nonzero(is_left & (numbers == number)))

@@ -289,15 +289,28 @@ def _table_digest(modality: Modality, table: pa.Table) -> str:
     return digest.hexdigest()
 
 
+def _read_index(store: Store, plan: PlanRecord, columns: list[str] | None = None) -> pa.Table:
+    data = store.get(plan.index)
+    if hashlib.sha256(data).hexdigest() != plan.index_sha256:
+        raise StoreError(f"{plan.index} is not what the job was planned with; restore it")
+    return pq.read_table(pa.BufferReader(data), columns=columns, use_threads=False)
+
+
+def planned_modalities(store: Store, plan: PlanRecord) -> tuple[tuple[Modality, ...], np.ndarray]:
+    """The modalities of a plan, and each shard's place among them, int32 (shards,); raises like PlanReader."""
+    return _places(_read_index(store, plan, ["modality"])["modality"].dictionary_encode().combine_chunks())
+
+
+def _places(modalities: pa.DictionaryArray) -> tuple[tuple[Modality, ...], np.ndarray]:
+    return tuple(map(Modality, modalities.dictionary.to_pylist())), np.asarray(modalities.indices)
+
+
 class PlanReader:
     """The shards of one plan, read from the store; the index is held in memory."""
 
     def __init__(self, store: Store, plan: PlanRecord) -> None:
         self._store, self.plan = store, plan
-        data = store.get(plan.index)
-        if hashlib.sha256(data).hexdigest() != plan.index_sha256:
-            raise StoreError(f"{plan.index} is not what the job was planned with; restore it")
-        table = pq.read_table(pa.BufferReader(data), use_threads=False)
+        table = _read_index(store, plan)
         self._modalities = table["modality"].dictionary_encode().combine_chunks()
         self._table = table
         self.rows = np.asarray(table["rows"])  # int64 (shards,)
@@ -319,8 +332,7 @@ class PlanReader:
 
     def modalities(self) -> tuple[tuple[Modality, ...], np.ndarray]:
         """Those that there are, and each shard's place among them, int32 (shards,)."""
-        names = tuple(map(Modality, self._modalities.dictionary.to_pylist()))
-        return names, np.asarray(self._modalities.indices)
+        return _places(self._modalities)
 
     def shards(self) -> range:
         return range(self.plan.first_shard, self.plan.first_shard + self.plan.shards)
