@@ -233,7 +233,18 @@ def submit(
 
 
 @app.command(epilog=EPILOG)
-def status(out: JobFolder, broker_url: BrokerUrl = "", as_json: Json = False) -> None:
+def status(
+    out: JobFolder,
+    broker_url: BrokerUrl = "",
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact",
+            help="Look into every shard of a job of 5,000 or more; else its coordinator's last note is shown.",
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Say where a job stands: rows, failures by code, queues, and what waits for what.
 
     \b
@@ -248,7 +259,7 @@ def status(out: JobFolder, broker_url: BrokerUrl = "", as_json: Json = False) ->
     store = open_store(canonical_location(out))
     if answer_in(store):
         raise typer.Exit(_show_standing(store, as_json=as_json))
-    raise typer.Exit(show_status(job_at(out), as_json=as_json, broker_url=broker_url))
+    raise typer.Exit(show_status(job_at(out), as_json=as_json, broker_url=broker_url, exact=exact))
 
 
 @app.command(epilog=EPILOG)
@@ -1155,13 +1166,13 @@ def _board(broker_url: str) -> "RedisBoard | None":
     return RedisBoard(_safe(broker_url, insecure=True)) if broker_url else None  # it only looks
 
 
-def show_status(job: "Job", *, as_json: bool, broker_url: str = "") -> int:
+def show_status(job: "Job", *, as_json: bool, broker_url: str = "", exact: bool = False) -> int:
     import json
 
     from producer.status import JobState, job_status
     from producer.summary import status_lines
 
-    seen = job_status(job, _board(broker_url))
+    seen = job_status(job, _board(broker_url), exact=exact)
     print(json.dumps(seen.to_dict()) if as_json else "\n".join(status_lines(seen)))
     if seen.state is not JobState.FINISHED:
         return 3
