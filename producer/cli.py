@@ -27,6 +27,7 @@ from producer.job_options import AllowUnpinned, OnlyModality, SizeName, seconds_
 from producer.reporting import WithReport
 from producer.spend_options import Deadline, MaxCost, Price, SpendWords, spend_words
 from schemas.errors import EmbedmillError, LimitReached, Refused
+from schemas.failures import printable
 
 if TYPE_CHECKING:
     from prometheus_client.registry import CollectorRegistry
@@ -709,6 +710,8 @@ def doctor(
 
     \b
     embedmill doctor --out vectors --model minilm
+
+    What to do by symptom, and about sizes, upgrades and disasters: docs/operations.md.
     """
     import json
     from dataclasses import asdict
@@ -726,6 +729,7 @@ def doctor(
             print(f"{'ok ' if finding.ok else 'BAD'}  {finding.what}: {finding.seen}")
             if not finding.ok:
                 print(f"     fix: {finding.fix}")
+        print("by symptom, and for sizes, upgrades and disasters: docs/operations.md")
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 2)
 
 
@@ -860,7 +864,7 @@ def _run() -> int:
             code = app(prog_name="embedmill", standalone_mode=False)
             sys.stdout.flush()  # here, where a closed pipe is expected; at exit Python would complain
     except EmbedmillError as err:
-        _say(f"embedmill: {err}")
+        _say(f"embedmill: {printable(str(err))}")
         return err.exit_code
     except (typer.Abort, KeyboardInterrupt):
         code = _INTERRUPTED

@@ -1,6 +1,5 @@
 """Status: where a job stands, from the store and, where it can be reached, from Redis."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -17,6 +16,7 @@ from producer.outcomes import Outcomes, PublishedFile, count_outcomes, listed_ou
 from producer.progress_note import MANY_SHARDS, read_note
 from schemas.errors import BrokerError, StoreError
 from schemas.job import PlanRecord
+from schemas.parsed_json import parsed_json
 from schemas.queues import queue_name
 from schemas.redaction import redact
 from schemas.sizes import CPU, GIB
@@ -237,7 +237,7 @@ def _state(job: Job, rounds: list[PlanRecord], published: int) -> JobState:
 
 def _why_stopped(job: Job) -> str:
     try:
-        return str(json.loads(job.store.get(layout.STOPPED))["why"])
+        return str(parsed_json(job.store.get(layout.STOPPED))["why"])
     except (StoreError, ValueError, LookupError, TypeError):  # taken up again meanwhile
         return "stopped"
 
