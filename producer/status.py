@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -17,6 +18,7 @@ from producer.progress_note import MANY_SHARDS, read_note
 from schemas.errors import BrokerError, StoreError
 from schemas.job import PlanRecord
 from schemas.queues import queue_name
+from schemas.redaction import redact
 from schemas.sizes import CPU, GIB
 from storage import layout
 from storage.jobs import Job
@@ -76,6 +78,7 @@ class JobStatus:
     queues: list[QueueStatus] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     receipt: dict[str, Any] | None = None  # where the time went, as far as shards are published
+    report: str = ""  # where report.html lies, once it was made
     estimate: dict[str, Any] | None = None  # what the job was thought to take; of a finished one the receipt has it
 
     @property
@@ -94,14 +97,21 @@ class JobStatus:
         return asdict(self) | {"failed": self.failed, "left": self.left, "computed": self.computed}
 
 
-def job_status(job: Job, board: Board | None = None, *, exact: bool = False, many: int = MANY_SHARDS) -> JobStatus:
-    """Look into the store, and on the board where one is given.
+def job_status(
+    job: Job,
+    board: Board | None = None,
+    *,
+    files: Callable[[Job], Iterable[PublishedFile]] = published_files,
+    exact: bool = False,
+    many: int = MANY_SHARDS,
+) -> JobStatus:
+    """Look into the store, and on the board where one is given; `files` reads what is published of an unended job.
 
     Of a job of `many` shards or more it is told what its coordinator, or its receipt, says; `exact` looks into each.
     """
     rounds, record = job.rounds(), job.record
     is_large = sum(plan.shards for plan in rounds) >= many and not exact
-    seen = (_at_a_glance(job, rounds) if is_large else None) or _looked_into(job)
+    seen = (_at_a_glance(job, rounds) if is_large else None) or _looked_into(job, files)
     outcomes = seen.outcomes
     status = JobStatus(
         job=job.id,
@@ -131,6 +141,8 @@ def job_status(job: Job, board: Board | None = None, *, exact: bool = False, man
         notes=[seen.note] if seen.note else [],
         receipt=seen.receipt,
     )
+    if job.store.size(layout.REPORT) is not None:
+        status.report = f"{redact(job.store.url)}/{layout.REPORT}"
     if status.state is not JobState.FINISHED and (estimate := read_estimate(job)):
         status.estimate = estimate.to_dict()
     if status.state is JobState.STOPPED:
@@ -151,16 +163,16 @@ class _Seen:
     note: str = ""
 
 
-def _looked_into(job: Job) -> _Seen:
+def _looked_into(job: Job, files: Callable[[Job], Iterable[PublishedFile]]) -> _Seen:
     """What every shard says of itself, or the list of a finished job."""
     outcomes = listed_outcomes(job)
-    files = list(published_files(job)) if outcomes is None else []
-    outcomes = outcomes or count_outcomes(job, files)
+    found = list(files(job)) if outcomes is None else []
+    outcomes = outcomes or count_outcomes(job, found)
     return _Seen(
         outcomes=outcomes,
         published=len(outcomes.shards),
         left=_queues_left(job, outcomes.shards),
-        receipt=written_receipt(job) if not files else _receipt_so_far(job, files),
+        receipt=written_receipt(job) if not found else _receipt_so_far(job, found),
     )
 
 

@@ -129,9 +129,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def http_server(tls: ssl.SSLContext | None = None) -> Iterator[HttpServer]:
+def http_server(tls: ssl.SSLContext | None = None, *, host: str = "127.0.0.1") -> Iterator[HttpServer]:
     """A running server; whoever still waits for it is let go at the end."""
-    with HttpServer(tls) as server:
+    with HttpServer(tls, host) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:

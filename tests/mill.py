@@ -23,7 +23,9 @@ Done = subprocess.CompletedProcess[str]
 Running = subprocess.Popen[bytes]
 
 
-def embedmill(*words: object, env: dict[str, str] | None = None, timeout_s: float = 300) -> Done:
+def embedmill(
+    *words: object, env: dict[str, str] | None = None, timeout_s: float = 300, cwd: Path | None = None
+) -> Done:
     """Run one command to its end."""
     return subprocess.run(
         [*ENTRY, *map(str, words)],
@@ -32,6 +34,7 @@ def embedmill(*words: object, env: dict[str, str] | None = None, timeout_s: floa
         env={**os.environ, **(env or {})},
         timeout=timeout_s,
         check=False,
+        cwd=cwd,
     )
 
 

@@ -14,6 +14,7 @@ from celery.signals import setup_logging, worker_init, worker_process_init, work
 from schemas.queues import celery_settings
 from schemas.settings import Settings
 from workers.breadcrumb import crumb_of
+from workers.gate import refuse_compression
 from workers.metrics import WorkerMetrics
 from workers.runtime import build_shelf
 from workers.tasks import register
@@ -34,6 +35,8 @@ def this_app() -> Celery:
 settings = Settings.from_environ(os.environ)
 app = MillApp("embedmill", set_as_current=True)
 app.conf.update(celery_settings(settings.broker_url, remote_control=settings.remote_control))
+app.conf.worker_consumer = "workers.gate:GatedConsumer"
+refuse_compression()
 shelf = build_shelf(settings)
 crumb = crumb_of(settings.crumb_dir, settings.worker_name)
 metrics = WorkerMetrics()

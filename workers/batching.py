@@ -12,6 +12,7 @@ import numpy as np
 
 from schemas.errors import EmbedmillError, WorkerUnfit
 from schemas.failures import Failure, FailureCode, Stage, one_line
+from schemas.redaction import redact, unquoted
 from schemas.spent import Step
 from workers.breadcrumb import NoTrail, Place, Trail
 from workers.encoder import Features, Length, OutOfMemory
@@ -31,6 +32,9 @@ class Input(Protocol):
 
     @property
     def kinds(self) -> tuple[str, ...]: ...
+
+    @property
+    def texts(self) -> tuple[str, ...]: ...
 
 
 T = TypeVar("T", bound=Input)
@@ -163,9 +167,10 @@ class _Error:
     code: FailureCode
     message: str
 
-    def failure(self) -> Failure:
+    def failure(self, item: Input) -> Failure:
+        """The failure of `item`, whose texts a library may have quoted."""
         stage = Stage.PREPROCESS if self.code is FailureCode.PREPROCESS_FAILED else Stage.FORWARD
-        return Failure(code=self.code, stage=stage, message=self.message)
+        return Failure(code=self.code, stage=stage, message=unquoted(redact(self.message), item.texts))
 
 
 class _Encoding(Generic[T]):
@@ -271,7 +276,7 @@ class _Encoding(Generic[T]):
     def _recover(self, batch: list[int], error: _Error) -> None:
         """Split the batch, or, of one item, record its failure."""
         if len(batch) == 1:
-            self._outcomes[batch[0]] = error.failure()
+            self._outcomes[batch[0]] = error.failure(self._items[batch[0]])
             return
         if error.code is FailureCode.TOO_LARGE:
             self._budget.shrink_below(len(batch) * max(self._lengths[i] for i in batch))

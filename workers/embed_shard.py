@@ -16,7 +16,6 @@ from schemas.failures import Failure, FailureCode, one_line
 from schemas.message import ShardMessage
 from schemas.model_cards import Kind
 from schemas.recipe import OutputType, vector_column
-from schemas.redaction import redact
 from schemas.rows import Modality, PairRow
 from schemas.settings import Settings
 from schemas.shard import Footer, ShardEntry, ShardReport
@@ -26,6 +25,7 @@ from storage.scores import SCORE, joined_in, ranks
 from storage.shards import FAILURES_SCHEMA, Published, ShardOutput, content_sha256, is_published, publish
 from workers.batching import Cancelled
 from workers.embedding import Embedded, Origin
+from workers.fetch_failure import shown_uri
 from workers.isolation import AloneTask
 from workers.lease import HeldLease, LeaseBoard, lease
 from workers.planned_work import Row, planned_rows
@@ -296,7 +296,7 @@ def _failures_table(failures: list[tuple[Row, Failure]], modality: Modality, sha
 def _uri(row: Row) -> str | None:
     sides = (row.query, row.item) if isinstance(row, PairRow) else (row,)
     uris = [uri for side in sides for uri in (side.uri, *(part.uri for part in side.parts)) if uri is not None]
-    return one_line(" ".join(map(redact, uris))) if uris else None
+    return one_line(" ".join(map(shown_uri, uris))) if uris else None
 
 
 @cache

@@ -17,7 +17,7 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 def fetch_failure(code: FailureCode, reason: str, uri: str) -> Failure:
     """The failure of the row that names `uri`; user info, query and inline data of the uri are left out."""
-    return Failure(code=code, stage=Stage.FETCH, message=one_line(f"{reason}: {_shown(uri)}"))
+    return Failure(code=code, stage=Stage.FETCH, message=one_line(f"{reason}: {shown_uri(uri)}"))
 
 
 def size_problem(size: int, max_bytes: int) -> Problem | None:
@@ -35,7 +35,8 @@ def require_handles(err: OSError) -> None:
         raise WorkerUnfit(f"this process cannot open files any more: {err.strerror}; raise its limits") from err
 
 
-def _shown(uri: str) -> str:
+def shown_uri(uri: str) -> str:
+    """`uri` without user info, query, fragment and inline data, whatever is wrong with it."""
     scheme = SCHEME.match(uri)
     if scheme is None:
         return redact(uri)

@@ -2,7 +2,8 @@
 
 It can be told to fail as models and devices do, so that what is built against that can be proved:
 
-    poison      texts that begin with `!segfault`, `!exit`, `!hang`, `!memory`, `!device`, `!nan`, `!raise` do that
+    poison      texts that begin with `!segfault`, `!exit`, `!hang`, `!memory`, `!device`, `!nan`, `!raise` do that,
+                and `!quote` raises an error that quotes the text
     sticky@N    after N batches the device fails, for as long as the process lives
     drift@N     after N batches the vectors are wrong, and no error says so
 """
@@ -117,6 +118,8 @@ def _poisoned(content: bytes, vector: np.ndarray) -> np.ndarray:
         raise WorkerUnfit("the device failed and must be opened anew: this row broke it")
     if word == b"raise":
         raise RuntimeError("this row is not to its taste")
+    if word == b"quote":
+        raise ValueError(f"not in the vocabulary: {content!r}")
     return np.full_like(vector, np.nan) if word == b"nan" else vector
 
 

@@ -36,6 +36,11 @@ class Loaded:
         return tuple(name for name in ("text", "image", "sound", "film") if getattr(self, name) is not None)
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """What no message may quote."""
+        return () if self.text is None else (self.text,)
+
+    @property
     def nbytes(self) -> int:
         """What its media take up in memory."""
         pixels = 0 if self.image is None else 3 * self.image.width * self.image.height

@@ -10,6 +10,8 @@ from schemas.redaction import redact
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "data", "hostname"}
 
+_KINDS = (str, int, float, dict)
+
 
 class JsonLines(logging.Formatter):
     """One JSON object a line: time, level, logger, message, and the event's own fields."""
@@ -26,10 +28,15 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": redact(record.getMessage()),
         }
-        line |= {k: v for k, v in vars(record).items() if k not in _STANDARD and isinstance(v, (str, int, float, dict))}
+        line |= {k: _field(v) for k, v in vars(record).items() if k not in _STANDARD and isinstance(v, _KINDS)}
         if record.exc_info:
             line["exception"] = redact(self.formatException(record.exc_info))
         return json.dumps(line, ensure_ascii=True, default=str)
+
+
+def _field(value: object) -> object:
+    """A field of an event; dicts are of numbers."""
+    return redact(value) if isinstance(value, str) else value
 
 
 def configure(worker: str) -> None:

@@ -27,6 +27,11 @@ class LoadedPair:
         """The parts of both sides; pairs of one batch have the same."""
         return (*self.query.kinds, "|", *self.item.kinds)
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What no message may quote."""
+        return (*self.query.texts, *self.item.texts)
+
 
 class PairScorer(Protocol):
     """One model in memory; like an Encoder, but its inputs are pairs and its outputs have one dimension."""

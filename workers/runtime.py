@@ -31,6 +31,7 @@ from schemas.queues import (
     worker_key,
 )
 from schemas.recipe import OutputType
+from schemas.redaction import redact
 from schemas.settings import Settings
 from schemas.shard import ShardEntry, ShardReport
 from schemas.sizes import CPU, above
@@ -460,7 +461,7 @@ class Runtime:
             outcome=outcome,
             worker=self.settings.worker_name,
             size=self.settings.size,
-            error=error,
+            error=redact(error),
         )
 
     def _send(self, job: str, report: ShardReport) -> None:
