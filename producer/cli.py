@@ -18,10 +18,13 @@ from producer.cli_eval import evaluate
 from producer.cli_export import export
 from producer.cli_join import join
 from producer.cli_monitor import monitor
+from producer.cli_report import report
 from producer.cli_rerank import rerank
 from producer.cli_search import search
+from producer.cli_watch import watch
 from producer.error_limit import ErrorLimit
 from producer.job_options import AllowUnpinned, OnlyModality, SizeName, seconds_of, takes_job
+from producer.reporting import WithReport
 from producer.spend_options import Deadline, MaxCost, Price, SpendWords, spend_words
 from schemas.errors import EmbedmillError, LimitReached, Refused
 
@@ -30,12 +33,10 @@ if TYPE_CHECKING:
 
     from producer.board import RedisBoard
     from producer.broker import EmbeddedBroker
-    from producer.coordinator import Progress
     from producer.doctor import Finding
     from producer.prepare import JobRequest
     from producer.screen import Screen
     from producer.spending import SpendLimit
-    from producer.status import JobStatus
     from schemas.model_cards import ModelCard
     from storage.jobs import Job
     from storage.model_catalog import KnownModel
@@ -119,6 +120,7 @@ def run(
     deadline: Deadline = "",
     broker_url: BrokerUrl = "",
     insecure_broker: InsecureBroker = False,
+    with_report: WithReport = True,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -160,6 +162,7 @@ def run(
         again=again,
         limit=ErrorLimit(rows=max_errors, rate=max_error_rate),
         spend=spend,
+        with_report=with_report,
     )
 
 
@@ -245,33 +248,7 @@ def status(out: JobFolder, broker_url: BrokerUrl = "", as_json: Json = False) ->
     store = open_store(canonical_location(out))
     if answer_in(store):
         raise typer.Exit(_show_standing(store, as_json=as_json))
-    raise typer.Exit(show_status(_job(out), as_json=as_json, broker_url=broker_url))
-
-
-@app.command(epilog=EPILOG)
-def watch(
-    out: JobFolder,
-    broker_url: BrokerUrl = "",
-    every: Annotated[float, typer.Option("--every", min=0.2, help="Seconds between two looks.")] = 2.0,
-) -> None:
-    """Follow a job until it is finished, stopped or cancelled.
-
-    \b
-    embedmill watch /shared/vectors
-
-    Exits like `status`.
-    """
-    from producer.interrupts import Interrupted, interruptible
-    from producer.screen import Words, open_screen
-    from producer.status import JobState, job_status
-
-    job, board = _job(out), _board(broker_url)
-    words = Words.of(job.record.spec.kind)
-    with contextlib.suppress(Interrupted), interruptible(), open_screen(words=words) as screen:
-        while (seen := job_status(job, board)).state in (JobState.PLANNED, JobState.UNFINISHED):
-            screen.show(_progress_of(seen))
-            time.sleep(every)
-    raise typer.Exit(show_status(job, as_json=False, broker_url=broker_url))
+    raise typer.Exit(show_status(job_at(out), as_json=as_json, broker_url=broker_url))
 
 
 @app.command(epilog=EPILOG)
@@ -289,7 +266,7 @@ def cancel(
     """
     from producer.cancelling import cancel_job
 
-    job, board = _job(out), _board(broker_url)
+    job, board = job_at(out), _board(broker_url)
     still = cancel_job(job, board, timeout_s=timeout)
     if still:
         _say(f"{job.id}: cancelled; {still} shards are still in work after {timeout:.0f} s")
@@ -307,6 +284,7 @@ def retry(
     workers: WorkerCount = 0,
     broker_url: BrokerUrl = "",
     insecure_broker: InsecureBroker = False,
+    with_report: WithReport = True,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -320,7 +298,7 @@ def retry(
     from producer.prepare import resume
     from producer.retry import plan_retry
 
-    job = _job(out)
+    job = job_at(out)
     if plan_retry(job, tuple(sorted(set(code or ())))) is None:
         _say(
             f"{job.id}: no row failed" + (f" with {', '.join(code)}" if code else "") + "; there is nothing to do again"
@@ -335,6 +313,7 @@ def retry(
         as_json=as_json,
         quiet=quiet,
         again=command_line(),
+        with_report=with_report,
     )
 
 
@@ -565,6 +544,7 @@ def coordinate(
     insecure_broker: InsecureBroker = False,
     metrics: Metrics = "",
     until_idle: Annotated[bool, typer.Option("--until-idle", help="End when no submitted job is left.")] = False,
+    with_report: WithReport = True,
 ) -> None:
     """Drive every submitted job: fill the queues, send again what was lost, finish.
 
@@ -576,11 +556,19 @@ def coordinate(
     from producer.board import RedisBoard
     from producer.foreman import Foreman
     from producer.interrupts import Interrupted, interruptible
+    from producer.reporting import ReportDesk
     from producer.task_queue import CeleryQueue
 
     url = _safe(broker_url, insecure_broker)
     board = RedisBoard(url)
-    foreman = Foreman(tuple(root), board=board, queue=CeleryQueue(url, key=message_key()), say=_say)
+    desk, key = ReportDesk(_say), message_key()
+    foreman = Foreman(
+        tuple(root),
+        board=board,
+        queue=CeleryQueue(url, key=key),
+        say=_say,
+        ended=(lambda job: desk.ask(job.store.url)) if with_report else None,
+    )
     if metrics:
         from producer.coordinator_metrics import coordinator_registry
 
@@ -835,9 +823,11 @@ def _show_card(card: "ModelCard", known: "KnownModel | None", *, as_json: bool, 
 app.command(epilog=EPILOG)(bench)
 app.command(epilog=EPILOG)(dedup)
 app.command(epilog=EPILOG)(monitor)
+app.command(epilog=EPILOG)(report)
 app.command(epilog=EPILOG)(rerank)
 app.command("eval", epilog=EPILOG)(evaluate)
 app.command(epilog=EPILOG)(search)
+app.command(epilog=EPILOG)(watch)
 app.command(epilog=EPILOG)(export)
 
 
@@ -913,6 +903,7 @@ def drive_here(
     again: str,
     limit: ErrorLimit | None = None,
     spend: SpendWords | None = None,
+    with_report: bool = False,
 ) -> None:
     """Take `job` to its end with workers of this machine; exits with the job's code."""
     from producer.interrupts import Interrupted, interruptible
@@ -939,6 +930,7 @@ def drive_here(
         raise typer.Exit(3) from None
     except LimitReached:
         seconds = time.monotonic() - started
+        _report(job, with_report)
         _show_end(job, as_json=as_json, seconds=seconds, done_before=before.rows_ok + before.failed)
         raise
     except EmbedmillError:
@@ -946,7 +938,21 @@ def drive_here(
         raise
     _remember(job)
     seconds = time.monotonic() - started
+    _report(job, with_report)
     raise typer.Exit(_show_end(job, as_json=as_json, seconds=seconds, done_before=before.rows_ok + before.failed))
+
+
+def _report(job: "Job", wanted: bool) -> None:
+    """Have the report made; Ctrl-C ends that alone."""
+    from producer.interrupts import Interrupted, interruptible
+    from producer.reporting import report_on
+
+    if wanted:
+        try:
+            with interruptible():
+                report_on(job.store.url, _say)
+        except Interrupted:
+            _say("no report: interrupted; the job is as it was")
 
 
 def _remember(job: "Job") -> None:
@@ -1117,7 +1123,7 @@ def _safe(broker_url: str, insecure: bool) -> str:
     return require_safe(broker_url, insecure=insecure)
 
 
-def _job(out: str) -> "Job":
+def job_at(out: str) -> "Job":
     from schemas.errors import Refused
     from storage.answers import answer_in
     from storage.jobs import open_job
@@ -1173,19 +1179,3 @@ def _show_end(job: "Job", *, as_json: bool, seconds: float | None, done_before: 
     else:
         print("\n".join(summary_lines(seen, seconds=seconds, done_now=done_now)))
     return 1 if seen.failed or seen.rejects else 0
-
-
-def _progress_of(seen: "JobStatus") -> "Progress":
-    from producer.coordinator import Progress
-
-    return Progress(
-        shards=seen.shards,
-        published=seen.published,
-        rows=seen.rows,
-        rows_done=seen.rows_ok + seen.failed,
-        failed=seen.failed,
-        sent=0,
-        workers=max((queue.workers or 0 for queue in seen.queues), default=0),
-        done=False,
-        note="; ".join(seen.notes),
-    )

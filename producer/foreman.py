@@ -29,7 +29,17 @@ _LOOK_EVERY_S = 30.0
 class Foreman:
     """Finds submitted jobs on the board and below its roots, and drives them side by side."""
 
-    def __init__(self, roots: tuple[str, ...], *, board: Board, queue: TaskQueue, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        roots: tuple[str, ...],
+        *,
+        board: Board,
+        queue: TaskQueue,
+        say: Callable[[str], None],
+        ended: Callable[[Job], None] | None = None,
+    ) -> None:
+        """`ended` is told of each job that has ended, or was stopped; it must return at once."""
+        self._ended = ended or (lambda job: None)
         self._roots, self._board, self._queue, self._say = roots, board, queue, say
         self._clock, self._looked_at = time.monotonic, -1e9
         self._turns = Turns()
@@ -54,6 +64,7 @@ class Foreman:
                     self.stopped += 1
                     with _tolerated(job.store.url):
                         write_stopped(job, str(err))
+                    self._ended(job)
                 self._leave(job, coordinator, str(err), for_good=isinstance(err, Stopped))
         self.progress = progress
         return progress
@@ -119,6 +130,7 @@ class Foreman:
         finish_job(job)
         self.finished += 1
         self._leave(job, coordinator, "finished", for_good=True)
+        self._ended(job)
 
     def _leave(self, job: Job, coordinator: Coordinator, why: str, *, for_good: bool) -> None:
         self._driven.pop(job.id, None)

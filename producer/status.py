@@ -1,6 +1,7 @@
 """Status: where a job stands, from the store and, where it can be reached, from Redis."""
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -11,6 +12,7 @@ from producer.job_receipt import receipt_of, written_receipt
 from producer.outcomes import PublishedFile, count_outcomes, listed_outcomes, published_files
 from schemas.errors import BrokerError, StoreError
 from schemas.queues import queue_name
+from schemas.redaction import redact
 from schemas.rows import Modality
 from schemas.sizes import CPU, GIB
 from storage import layout
@@ -68,6 +70,7 @@ class JobStatus:
     queues: list[QueueStatus] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     receipt: dict[str, Any] | None = None  # where the time went, as far as shards are published
+    report: str = ""  # where report.html lies, once it was made
     estimate: dict[str, Any] | None = None  # what the job was thought to take; of a finished one the receipt has it
 
     @property
@@ -86,11 +89,13 @@ class JobStatus:
         return asdict(self) | {"failed": self.failed, "left": self.left, "computed": self.computed}
 
 
-def job_status(job: Job, board: Board | None = None) -> JobStatus:
-    """Look into the store, and on the board where one is given."""
+def job_status(
+    job: Job, board: Board | None = None, *, files: Callable[[Job], Iterable[PublishedFile]] = published_files
+) -> JobStatus:
+    """Look into the store, and on the board where one is given; `files` reads what is published of an unended job."""
     outcomes = listed_outcomes(job)
-    files = list(published_files(job)) if outcomes is None else []
-    outcomes = outcomes or count_outcomes(job, files)
+    found = list(files(job)) if outcomes is None else []
+    outcomes = outcomes or count_outcomes(job, found)
     rounds, record = job.rounds(), job.record
     status = JobStatus(
         job=job.id,
@@ -117,8 +122,10 @@ def job_status(job: Job, board: Board | None = None) -> JobStatus:
         reusable=record.plan.reused,
         reuse_saves_s=round(record.plan.reuse_saves_s, 1),
         queues=_queues_left(job, outcomes.shards),
-        receipt=written_receipt(job) if not files else _receipt_so_far(job, files),
+        receipt=written_receipt(job) if not found else _receipt_so_far(job, found),
     )
+    if job.store.size(layout.REPORT) is not None:
+        status.report = f"{redact(job.store.url)}/{layout.REPORT}"
     if status.state is not JobState.FINISHED and (estimate := read_estimate(job)):
         status.estimate = estimate.to_dict()
     if status.state is JobState.STOPPED:
