@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ELSEWHERE = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "README.md": "index.md",  # the site's first page says what the README says
     "deploy/kubernetes/README.md": "deploy/kubernetes.md",
 }

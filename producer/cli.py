@@ -19,24 +19,26 @@ from producer.cli_eval import evaluate
 from producer.cli_export import export
 from producer.cli_join import join
 from producer.cli_monitor import monitor
+from producer.cli_report import report
 from producer.cli_rerank import rerank
 from producer.cli_search import search
+from producer.cli_watch import watch
 from producer.error_limit import ErrorLimit
 from producer.job_options import AllowUnpinned, OnlyModality, SizeName, seconds_of, takes_job
+from producer.reporting import WithReport
 from producer.spend_options import Deadline, MaxCost, Price, SpendWords, spend_words
 from schemas.errors import EmbedmillError, LimitReached, Refused
+from schemas.failures import printable
 
 if TYPE_CHECKING:
     from prometheus_client.registry import CollectorRegistry
 
     from producer.board import RedisBoard
     from producer.broker import EmbeddedBroker
-    from producer.coordinator import Progress
     from producer.doctor import Finding
     from producer.prepare import JobRequest
     from producer.screen import Screen
     from producer.spending import SpendLimit
-    from producer.status import JobStatus
     from schemas.model_cards import ModelCard
     from storage.jobs import Job
     from storage.model_catalog import KnownModel
@@ -120,6 +122,7 @@ def run(
     deadline: Deadline = "",
     broker_url: BrokerUrl = "",
     insecure_broker: InsecureBroker = False,
+    with_report: WithReport = True,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -161,6 +164,7 @@ def run(
         again=again,
         limit=ErrorLimit(rows=max_errors, rate=max_error_rate),
         spend=spend,
+        with_report=with_report,
     )
 
 
@@ -231,7 +235,18 @@ def submit(
 
 
 @app.command(epilog=EPILOG)
-def status(out: JobFolder, broker_url: BrokerUrl = "", as_json: Json = False) -> None:
+def status(
+    out: JobFolder,
+    broker_url: BrokerUrl = "",
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact",
+            help="Look into every shard of a job of 5,000 or more; else its coordinator's last note is shown.",
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Say where a job stands: rows, failures by code, queues, and what waits for what.
 
     \b
@@ -246,33 +261,7 @@ def status(out: JobFolder, broker_url: BrokerUrl = "", as_json: Json = False) ->
     store = open_store(canonical_location(out))
     if answer_in(store):
         raise typer.Exit(_show_standing(store, as_json=as_json))
-    raise typer.Exit(show_status(_job(out), as_json=as_json, broker_url=broker_url))
-
-
-@app.command(epilog=EPILOG)
-def watch(
-    out: JobFolder,
-    broker_url: BrokerUrl = "",
-    every: Annotated[float, typer.Option("--every", min=0.2, help="Seconds between two looks.")] = 2.0,
-) -> None:
-    """Follow a job until it is finished, stopped or cancelled.
-
-    \b
-    embedmill watch /shared/vectors
-
-    Exits like `status`.
-    """
-    from producer.interrupts import Interrupted, interruptible
-    from producer.screen import Words, open_screen
-    from producer.status import JobState, job_status
-
-    job, board = _job(out), _board(broker_url)
-    words = Words.of(job.record.spec.kind)
-    with contextlib.suppress(Interrupted), interruptible(), open_screen(words=words) as screen:
-        while (seen := job_status(job, board)).state in (JobState.PLANNED, JobState.UNFINISHED):
-            screen.show(_progress_of(seen))
-            time.sleep(every)
-    raise typer.Exit(show_status(job, as_json=False, broker_url=broker_url))
+    raise typer.Exit(show_status(job_at(out), as_json=as_json, broker_url=broker_url, exact=exact))
 
 
 @app.command(epilog=EPILOG)
@@ -290,7 +279,7 @@ def cancel(
     """
     from producer.cancelling import cancel_job
 
-    job, board = _job(out), _board(broker_url)
+    job, board = job_at(out), _board(broker_url)
     still = cancel_job(job, board, timeout_s=timeout)
     if still:
         _say(f"{job.id}: cancelled; {still} shards are still in work after {timeout:.0f} s")
@@ -308,6 +297,7 @@ def retry(
     workers: WorkerCount = 0,
     broker_url: BrokerUrl = "",
     insecure_broker: InsecureBroker = False,
+    with_report: WithReport = True,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -321,7 +311,7 @@ def retry(
     from producer.prepare import resume
     from producer.retry import plan_retry
 
-    job = _job(out)
+    job = job_at(out)
     if plan_retry(job, tuple(sorted(set(code or ())))) is None:
         _say(
             f"{job.id}: no row failed" + (f" with {', '.join(code)}" if code else "") + "; there is nothing to do again"
@@ -336,6 +326,7 @@ def retry(
         as_json=as_json,
         quiet=quiet,
         again=command_line(),
+        with_report=with_report,
     )
 
 
@@ -566,6 +557,7 @@ def coordinate(
     insecure_broker: InsecureBroker = False,
     metrics: Metrics = "",
     until_idle: Annotated[bool, typer.Option("--until-idle", help="End when no submitted job is left.")] = False,
+    with_report: WithReport = True,
 ) -> None:
     """Drive every submitted job: fill the queues, send again what was lost, finish.
 
@@ -577,11 +569,19 @@ def coordinate(
     from producer.board import RedisBoard
     from producer.foreman import Foreman
     from producer.interrupts import Interrupted, interruptible
+    from producer.reporting import ReportDesk
     from producer.task_queue import CeleryQueue
 
     url = _safe(broker_url, insecure_broker)
     board = RedisBoard(url)
-    foreman = Foreman(tuple(root), board=board, queue=CeleryQueue(url, key=message_key()), say=_say)
+    desk, key = ReportDesk(_say), message_key()
+    foreman = Foreman(
+        tuple(root),
+        board=board,
+        queue=CeleryQueue(url, key=key),
+        say=_say,
+        ended=(lambda job: desk.ask(job.store.url)) if with_report else None,
+    )
     if metrics:
         from producer.coordinator_metrics import coordinator_registry
 
@@ -711,6 +711,8 @@ def doctor(
 
     \b
     embedmill doctor --out vectors --model minilm
+
+    What to do by symptom, and about sizes, upgrades and disasters: docs/operations.md.
     """
     import json
     from dataclasses import asdict
@@ -728,6 +730,7 @@ def doctor(
             print(f"{'ok ' if finding.ok else 'BAD'}  {finding.what}: {finding.seen}")
             if not finding.ok:
                 print(f"     fix: {finding.fix}")
+        print("by symptom, and for sizes, upgrades and disasters: docs/operations.md")
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 2)
 
 
@@ -836,9 +839,11 @@ def _show_card(card: "ModelCard", known: "KnownModel | None", *, as_json: bool, 
 app.command(epilog=EPILOG)(bench)
 app.command(epilog=EPILOG)(dedup)
 app.command(epilog=EPILOG)(monitor)
+app.command(epilog=EPILOG)(report)
 app.command(epilog=EPILOG)(rerank)
 app.command("eval", epilog=EPILOG)(evaluate)
 app.command(epilog=EPILOG)(search)
+app.command(epilog=EPILOG)(watch)
 app.command(epilog=EPILOG)(export)
 app.command(epilog=EPILOG)(completion)
 
@@ -864,7 +869,7 @@ def _run() -> int:
             code = app(prog_name="embedmill", standalone_mode=False)
             sys.stdout.flush()  # here, where a closed pipe is expected; at exit Python would complain
     except EmbedmillError as err:
-        _say(f"embedmill: {err}")
+        _say(f"embedmill: {printable(str(err))}")
         return err.exit_code
     except (typer.Abort, KeyboardInterrupt):
         code = _INTERRUPTED
@@ -918,6 +923,7 @@ def drive_here(
     again: str,
     limit: ErrorLimit | None = None,
     spend: SpendWords | None = None,
+    with_report: bool = False,
 ) -> None:
     """Take `job` to its end with workers of this machine; exits with the job's code."""
     from producer.interrupts import Interrupted, interruptible
@@ -944,6 +950,7 @@ def drive_here(
         raise typer.Exit(3) from None
     except LimitReached:
         seconds = time.monotonic() - started
+        _report(job, with_report)
         _show_end(job, as_json=as_json, seconds=seconds, done_before=before.rows_ok + before.failed)
         raise
     except EmbedmillError:
@@ -951,7 +958,21 @@ def drive_here(
         raise
     _remember(job)
     seconds = time.monotonic() - started
+    _report(job, with_report)
     raise typer.Exit(_show_end(job, as_json=as_json, seconds=seconds, done_before=before.rows_ok + before.failed))
+
+
+def _report(job: "Job", wanted: bool) -> None:
+    """Have the report made; Ctrl-C ends that alone."""
+    from producer.interrupts import Interrupted, interruptible
+    from producer.reporting import report_on
+
+    if wanted:
+        try:
+            with interruptible():
+                report_on(job.store.url, _say)
+        except Interrupted:
+            _say("no report: interrupted; the job is as it was")
 
 
 def _remember(job: "Job") -> None:
@@ -1122,7 +1143,7 @@ def _safe(broker_url: str, insecure: bool) -> str:
     return require_safe(broker_url, insecure=insecure)
 
 
-def _job(out: str) -> "Job":
+def job_at(out: str) -> "Job":
     from schemas.errors import Refused
     from storage.answers import answer_in
     from storage.jobs import open_job
@@ -1154,13 +1175,13 @@ def _board(broker_url: str) -> "RedisBoard | None":
     return RedisBoard(_safe(broker_url, insecure=True)) if broker_url else None  # it only looks
 
 
-def show_status(job: "Job", *, as_json: bool, broker_url: str = "") -> int:
+def show_status(job: "Job", *, as_json: bool, broker_url: str = "", exact: bool = False) -> int:
     import json
 
     from producer.status import JobState, job_status
     from producer.summary import status_lines
 
-    seen = job_status(job, _board(broker_url))
+    seen = job_status(job, _board(broker_url), exact=exact)
     print(json.dumps(seen.to_dict()) if as_json else "\n".join(status_lines(seen)))
     if seen.state is not JobState.FINISHED:
         return 3
@@ -1178,19 +1199,3 @@ def _show_end(job: "Job", *, as_json: bool, seconds: float | None, done_before: 
     else:
         print("\n".join(summary_lines(seen, seconds=seconds, done_now=done_now)))
     return 1 if seen.failed or seen.rejects else 0
-
-
-def _progress_of(seen: "JobStatus") -> "Progress":
-    from producer.coordinator import Progress
-
-    return Progress(
-        shards=seen.shards,
-        published=seen.published,
-        rows=seen.rows,
-        rows_done=seen.rows_ok + seen.failed,
-        failed=seen.failed,
-        sent=0,
-        workers=max((queue.workers or 0 for queue in seen.queues), default=0),
-        done=False,
-        note="; ".join(seen.notes),
-    )

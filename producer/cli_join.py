@@ -9,6 +9,7 @@ import typer
 
 from producer.broker_options import BrokerUrl, Distributed, InsecureBroker, PanelSize
 from producer.job_options import SizeName
+from producer.reporting import WithReport
 from schemas.join import Device, Integers, Precision, Score
 from schemas.sizes import CPU
 
@@ -94,6 +95,7 @@ def join(
     force: Annotated[
         bool, typer.Option("--force", help="Compare vectors of different spaces; the output says so.")
     ] = False,
+    with_report: WithReport = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
@@ -147,6 +149,20 @@ def join(
     print(json.dumps(done.to_dict()) if as_json else done.line)
     if done.forced and not as_json:
         print(f"{done.join}: FORCED: the spaces differ in {', '.join(done.forced)}", file=sys.stderr)
+    if with_report:
+        report_beside(out, quiet=quiet or as_json)
+
+
+def report_beside(out: str, *, quiet: bool) -> None:
+    """Have the report of a join or a dedup made, and say where it lies."""
+    from producer.reporting import report_on
+    from schemas.redaction import redact
+    from storage import layout
+    from storage.store import canonical_location
+
+    place = canonical_location(out)
+    if report_on(place, lambda line: print(line, file=sys.stderr)) and not quiet:
+        print(f"report: {redact(place)}/{layout.REPORT}", file=sys.stderr)
 
 
 class Lines:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from producer.coordinator import Progress
 from producer.duration import duration
+from schemas.failures import one_line
 from schemas.model_cards import Kind
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ class Rate:
 class LineScreen:
     """A plain line now and then."""
 
-    def __init__(self, words: Words) -> None:
+    def __init__(self, words: Words, *, prefix: str = "") -> None:
+        self._prefix = prefix
         self._last = 0.0
         self._shown: tuple[int, str] | None = None
         self._words, self._rate = words, Rate(words)
@@ -117,7 +119,7 @@ class LineScreen:
             f"{done}, {progress.published}/{progress.shards} shards, "
             f"{progress.failed} failed, {progress.workers} workers, {rate}"
         )
-        self.say(f"{line} ({progress.note})" if progress.note else line)
+        self.say(self._prefix + (f"{line} ({one_line(progress.note)})" if progress.note else line))
 
     def __enter__(self) -> "LineScreen":
         return self

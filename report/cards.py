@@ -24,7 +24,7 @@ class Cards:
         picture = self.pictures.of(row, EDGE) if self.pictures else ""
         words = self.words(row)
         name = snippet(id_, _ID) + (f" from {start_s:g} s" if start_s is not None else "")
-        shown = tag("img", src=picture, alt=f"{_kind(row)} {name}", loading="lazy") if picture else None
+        shown = tag("img", src=picture, alt=f"{_kind(row)} {name}") if picture else None
         said = tag("p", tag("bdi", words)) if words and not (shown and _is_medium(row)) else None
         said = said or (None if shown else tag("p", _kind(row), class_="none"))
         caption = tag("div", tag("bdi", name, class_="id"), tag("span", note) if note else None, class_="cap")

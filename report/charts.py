@@ -45,7 +45,7 @@ class Mark:
 
 def figure(title: str, chart: Html, *, note: str = "", table: Html | None = None, wide: bool = False) -> Html:
     """A chart with its title, what is to be known of it, and its numbers to unfold."""
-    told = tag("details", tag("summary", "The numbers"), tag("div", table, class_="scroll")) if table else None
+    told = tag("details", tag("summary", "The numbers"), scrolled(table, f"{title}, in numbers")) if table else None
     caption = tag("figcaption", tag("strong", title), tag("span", note) if note else None)
     return tag("figure", caption, chart, told, class_="wide" if wide else None)
 
@@ -78,6 +78,11 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str | Html]], *, numeric
         for row in rows
     ]
     return tag("table", tag("thead", head), tag("tbody", body))
+
+
+def scrolled(table: Html, label: str) -> Html:
+    """A table that may be wider than the page; the keys can scroll it."""
+    return tag("div", table, class_="scroll", role="region", aria_label=label, tabindex=0)
 
 
 def _aligned(column: int, numeric_from: int) -> str | None:
@@ -172,13 +177,18 @@ def _plot(
         for value in nice_ticks(0.0, frame.y_high, 4):
             y = _r(frame.y(value))
             grid.append(tag("path", d=f"M{left} {y}H{WIDTH - _RIGHT}", class_="grid"))
-            grid.append(tag("text", _short(value), x=left - 5, y=_r(frame.y(value) + 4), class_="tick", text_anchor="end"))
+            grid.append(
+                tag("text", _short(value), x=left - 5, y=_r(frame.y(value) + 4), class_="tick", text_anchor="end")
+            )
     told = ticks if ticks is not None else [(v, _short(v)) for v in nice_ticks(frame.x_low, frame.x_high, 5)]
     under = [
-        tag("text", word, x=_r(frame.x(at)), y=bottom + 14, class_="tick", text_anchor="middle") for at, word in told
+        tag("text", word, x=_r(frame.x(at)), y=bottom + 14, class_="tick", text_anchor=_anchor(frame.x(at)))
+        for at, word in told
     ]
     base = tag("path", d=f"M{left} {bottom}H{WIDTH - _RIGHT}", class_="axis")
-    named = tag("text", axis, x=_r((left + WIDTH - _RIGHT) / 2), y=frame.height - 4, class_="name", text_anchor="middle")
+    named = tag(
+        "text", axis, x=_r((left + WIDTH - _RIGHT) / 2), y=frame.height - 4, class_="name", text_anchor="middle"
+    )
     return tag(
         "svg",
         grid,
@@ -194,6 +204,11 @@ def _plot(
     )
 
 
+def _anchor(x: float) -> str:
+    """Words at the right edge end there."""
+    return "end" if x > WIDTH - 2 * _RIGHT else "middle"
+
+
 def _marks(frame: "_Frame", marks: Sequence[Mark]) -> list[Html]:
     """Dotted lines with their names, one name below the other so that none covers another."""
     shown, bottom = [], frame.height - _BOTTOM
@@ -203,7 +218,14 @@ def _marks(frame: "_Frame", marks: Sequence[Mark]) -> list[Html]:
         right = x > WIDTH * 0.6
         shown.append(tag("path", d=f"M{_r(x)} {y - 8}V{bottom}", class_=f"{colour} mark"))
         shown.append(
-            tag("text", mark.name, x=_r(x + (-4 if right else 4)), y=y, class_="note", text_anchor="end" if right else "start")
+            tag(
+                "text",
+                mark.name,
+                x=_r(x + (-4 if right else 4)),
+                y=y,
+                class_="note",
+                text_anchor="end" if right else "start",
+            )
         )
     return shown
 
@@ -237,7 +259,7 @@ def nice_ticks(low: float, high: float, wanted: int) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough)
     first = math.ceil(low / step - 1e-9)
-    return [round(n * step, 12) for n in range(first, int(math.floor(high / step + 1e-9)) + 1)]
+    return [round(n * step, 12) for n in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def _short(value: float) -> str:

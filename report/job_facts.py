@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from producer.outcomes import PublishedFile, open_failures
 from producer.status import JobStatus, job_status
@@ -52,6 +54,18 @@ class Cut:
     given: float = 0.0
     used: float = 0.0
     kept_of_cut: Counter[int] = field(default_factory=Counter)  # of the rows that were cut: tenths that were seen
+
+    def add(self, given: pa.ChunkedArray, used: pa.ChunkedArray) -> None:
+        """Take in what rows had, and what was seen of them; null where that does not apply."""
+        there = pc.is_valid(given)
+        had, saw = (np.asarray(column.filter(there).cast(pa.float64())) for column in (given, used))
+        less = saw < had - 1e-3
+        self.rows += len(had)
+        self.cut += int(less.sum())
+        self.given += float(had.sum())
+        self.used += float(np.minimum(saw, had).sum())
+        tenths = np.clip((10 * saw[less] / had[less]).astype(int), 0, 9)
+        self.kept_of_cut.update(int(tenth) for tenth in tenths)
 
 
 class JobFacts:
@@ -155,23 +169,9 @@ class JobFacts:
                 table = file.read(columns=names, use_threads=False)
             for unit, (given, used) in USAGE.items():
                 if given in names and used in names:
-                    _add_cut(found.setdefault((modality, unit), Cut(modality=modality, unit=unit)), table, given, used)
+                    found.setdefault((modality, unit), Cut(modality=modality, unit=unit)).add(table[given], table[used])
         return [cut for _, cut in sorted(found.items()) if cut.rows]
 
     @property
     def cuts_of_all(self) -> bool:
         return len(self.shards) <= _USAGE_FILES
-
-
-def _add_cut(cut: Cut, table: pa.Table, given_name: str, used_name: str) -> None:
-    import numpy as np
-
-    there = table.filter(pa.compute.is_valid(table[given_name]))
-    given, used = (np.asarray(there[name].cast(pa.float64())) for name in (given_name, used_name))
-    less = used < given - 1e-3
-    cut.rows += len(given)
-    cut.cut += int(less.sum())
-    cut.given += float(given.sum())
-    cut.used += float(np.minimum(used, given).sum())
-    tenths = np.clip((10 * used[less] / given[less]).astype(int), 0, 9)
-    cut.kept_of_cut.update(int(tenth) for tenth in tenths)

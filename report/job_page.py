@@ -3,10 +3,12 @@
 import contextlib
 from collections import Counter
 
-from producer.duration import duration
+import numpy as np
+import pyarrow.compute as pc
+
 from report.asked import Asked
-from report.charts import Bar, Curve, bars, figure, lines, table
 from report.cards import Cards
+from report.charts import Bar, Curve, bars, figure, legend, lines, scrolled, table
 from report.html import Html, joined, snippet, tag
 from report.job_facts import Cut, JobFacts
 from report.page import Page, Section, paragraphs
@@ -15,7 +17,7 @@ from report.provenance import provenance
 from report.row_book import RowBook
 from report.timeline import Timeline, timeline_of
 from report.vectors_part import vector_sections
-from report.words import counted, moment, number, share, size
+from report.words import counted, lasting, moment, number, share, size
 from schemas.failures import RETRYABLE
 from schemas.redaction import redact
 from schemas.rows import ManifestRow, PairRow
@@ -32,9 +34,7 @@ def job_page(job: Job, asked: Asked) -> Page:
     with contextlib.ExitStack() as stack:
         pictures = None
         if asked.content:
-            drawing = Pictures(
-                job.record.spec, seconds=asked.picture_s, most_bytes=asked.picture_bytes, web=asked.web
-            )
+            drawing = Pictures(job.record.spec, seconds=asked.picture_s, most_bytes=asked.picture_bytes, web=asked.web)
             pictures = stack.enter_context(drawing)
         cards = Cards(pictures)
         sections = [rows_section(facts, "vector"), *time_sections(facts), *failures_section(facts, cards, book)]
@@ -54,7 +54,7 @@ def page_of(facts: JobFacts, sections: list[Section], maps: dict[str, object], n
         tiles=_tiles(facts, noun),
         sections=sections,
         maps=maps,
-        foot=f"Made by embedmill from {redact(status.location)}. It is one file: nothing in it is loaded from elsewhere.",
+        made_from=redact(status.location),
     )
 
 
@@ -85,16 +85,26 @@ def _tiles(facts: JobFacts, noun: str) -> list[tuple[str, str, str]]:
     status = facts.status
     of = f"of {status.dim} dimensions" if noun == "vector" else ""
     tiles = [
-        ("Pairs" if noun == "score" else "Rows", f"{status.rows:,}", f"{status.rejects:,} lines rejected" if status.rejects else ""),
+        (
+            "Pairs" if noun == "score" else "Rows",
+            f"{status.rows:,}",
+            f"{status.rejects:,} lines rejected" if status.rejects else "",
+        ),
         (f"{noun.capitalize()}s", f"{status.vectors:,}", of),
         ("Failures", f"{status.failed:,}", share(status.failed, status.rows) if status.failed else ""),
     ]
     receipt = status.receipt
     if receipt:
         active = receipt["total"]["active_s"]
-        tiles.append(("Time at work", duration(active), counted(len(receipt["workers"]), "worker")))
+        tiles.append(("Time at work", lasting(active), counted(len(receipt["workers"]), "worker")))
         done = receipt["total"]["rows"]
-        tiles.append(("Speed", f"{number(round(done / max(active, 1e-3), 1))}/s", "rows, all workers" if noun == "vector" else "pairs"))
+        tiles.append(
+            (
+                "Speed",
+                f"{number(round(done / max(active, 1e-3), 1))}/s",
+                "rows, all workers" if noun == "vector" else "pairs",
+            )
+        )
     tiles.append(("Output", size(status.file_bytes), counted(status.published, "file")))
     return tiles
 
@@ -161,22 +171,28 @@ def time_sections(facts: JobFacts) -> list[Section]:
 
 def _throughput(timeline: Timeline, facts: JobFacts) -> Html:
     shown = [Curve(name=name, values=list(rates), colour=n) for n, (name, rates) in enumerate(timeline.rates.items())]
-    total = sum(timeline.rates.values())
+    total = np.sum(list(timeline.rates.values()), axis=0)
     label = (
-        f"Rows a second over {duration(timeline.seconds)}; at most {number(round(float(max(total)), 1))} a second, "
+        f"Rows a second over {lasting(timeline.seconds)}; at most {number(round(float(total.max()), 1))} a second, "
         f"with {number(round(float(timeline.workers.max()), 1))} workers at work at most"
     )
     chart = lines(timeline.middles, shown, label=label, axis="time since the first shard began", ticks=timeline.ticks())
     if len(shown) > 1:
-        from report.charts import legend
-
         chart = joined(legend([curve.name for curve in shown]), chart)
-    some = "" if len(facts.footers) == len(facts.shards) else f" Drawn from {len(facts.footers):,} of {len(facts.shards):,} shards."
+    some = (
+        ""
+        if len(facts.footers) == len(facts.shards)
+        else f" Drawn from {len(facts.footers):,} of {len(facts.shards):,} shards."
+    )
     every = max(1, len(timeline.middles) // 12)
     numbers = table(
         ["after", *timeline.rates, "workers"],
         [
-            [duration(at), *(number(round(float(r[n]), 1)) for r in timeline.rates.values()), number(round(float(timeline.workers[n]), 1))]
+            [
+                lasting(at),
+                *(number(round(float(r[n]), 1)) for r in timeline.rates.values()),
+                number(round(float(timeline.workers[n]), 1)),
+            ]
             for n, at in list(enumerate(timeline.middles))[::every]
         ],
     )
@@ -191,13 +207,13 @@ def _receipt(receipt: dict) -> Html:  # type: ignore[type-arg]  # JSON, as JobRe
     other = wall - sum(value for _, value in own)
     own += [("all else", other)] if other > 0.005 * wall else []
     told = [
-        Bar(name=words, values=(value,), told=f"{duration(value)} · {share(value, wall)}")
+        Bar(name=words, values=(value,), told=f"{lasting(value)} · {share(value, wall)}")
         for words, value in sorted(own, key=lambda item: -item[1])
     ]
     beside = [(words, seconds[step]) for step, words in _BESIDE.items() if seconds[step] > 0]
     chart = bars(("seconds",), told)
-    more = ", ".join(f"{words} {duration(value)}" for words, value in beside)
-    note = f"Of {duration(wall)} of {counted(len(receipt['workers']), 'worker')}, added up."
+    more = ", ".join(f"{words} {lasting(value)}" for words, value in beside)
+    note = f"Of {lasting(wall)} of {counted(len(receipt['workers']), 'worker')}, added up."
     note += f" Beside that, in threads: {more}." if more else ""
     return figure("Where the workers' time went", chart, note=note)
 
@@ -223,12 +239,12 @@ def failures_section(facts: JobFacts, cards: Cards, book: RowBook) -> list[Secti
 def _again(facts: JobFacts) -> Html | None:
     if not set(facts.status.failures) & {str(code) for code in RETRYABLE}:
         return None
-    return tag("p", "Some may pass when they are tried again: ", tag("code", f"embedmill retry {facts.status.location}"))
+    return tag(
+        "p", "Some may pass when they are tried again: ", tag("code", f"embedmill retry {facts.status.location}")
+    )
 
 
 def _samples(facts: JobFacts, code: str, cards: Cards, book: RowBook) -> Html | None:
-    import pyarrow.compute as pc
-
     found = facts.failures.filter(pc.equal(facts.failures["code"], code)).slice(0, _SAMPLES).to_pylist()
     if not found:
         return None
@@ -245,7 +261,9 @@ def _samples(facts: JobFacts, code: str, cards: Cards, book: RowBook) -> Html | 
     return joined(tag("h3", tag("code", code)), tag("ul", items, class_="cards"))
 
 
-def _planned(book: RowBook, wanted: dict[int, set[str]], facts: JobFacts) -> dict[str, ManifestRow] | dict[str, PairRow]:
+def _planned(
+    book: RowBook, wanted: dict[int, set[str]], facts: JobFacts
+) -> dict[str, ManifestRow] | dict[str, PairRow]:
     return book.rows(wanted) if facts.status.kind == "embed" else book.pairs(wanted)
 
 
@@ -259,7 +277,9 @@ def _rejects(facts: JobFacts) -> Html | None:
     ]
     shown = table(["line", "id", "code", "why"], rows, numeric_from=9)
     of = f"The first {len(rows)} of {facts.status.rejects:,}." if len(rows) < facts.status.rejects else None
-    return joined(tag("h3", "Lines of the manifest that are no rows"), paragraphs(of), tag("div", shown, class_="scroll"))
+    return joined(
+        tag("h3", "Lines of the manifest that are no rows"), paragraphs(of), scrolled(shown, "Lines that are no rows")
+    )
 
 
 # --- what was cut off
@@ -270,20 +290,23 @@ def truncation_section(facts: JobFacts) -> list[Section]:
     cuts = facts.cuts
     if not cuts:
         return []
-    told = [
-        Bar(name=cut.modality, values=(cut.used, cut.given - cut.used), told=_cut_told(cut))
-        for cut in cuts
-    ]
+    told = [Bar(name=cut.modality, values=(cut.used, cut.given - cut.used), told=_cut_told(cut)) for cut in cuts]
     by_unit = {cut.unit for cut in cuts}
     charts = [
         figure(
             f"{unit.capitalize()} that the model saw",
-            bars(("seen", "cut off"), [bar for bar, cut in zip(told, cuts, strict=True) if cut.unit == unit], colours=(0, 4)),
+            bars(
+                ("seen", "cut off"),
+                [bar for bar, cut in zip(told, cuts, strict=True) if cut.unit == unit],
+                colours=(0, 4),
+            ),
         )
         for unit in sorted(by_unit, reverse=True)
     ]
-    worst = max(cuts, key=lambda cut: cut.cut)
-    words = "Nothing was cut off." if not worst.cut else None
+    words = None
+    if not any(cut.cut for cut in cuts):
+        charts = []
+        words = "Nothing was cut off: the model saw every row in full."
     some = None if facts.cuts_of_all else "Counted in some of the files, spread evenly."
     hist = [_kept_figure(cut) for cut in cuts if cut.cut]
     body = joined(paragraphs(words, some), tag("div", charts, hist, class_="grid2"))
@@ -298,7 +321,9 @@ def _cut_told(cut: Cut) -> str:
 
 def _kept_figure(cut: Cut) -> Html:
     told = [
-        Bar(name=f"{10 * n}–{10 * n + 10} %", values=(cut.kept_of_cut.get(n, 0),), told=f"{cut.kept_of_cut.get(n, 0):,}")
+        Bar(
+            name=f"{10 * n}-{10 * n + 10} %", values=(cut.kept_of_cut.get(n, 0),), told=f"{cut.kept_of_cut.get(n, 0):,}"
+        )
         for n in reversed(range(10))
         if cut.kept_of_cut.get(n, 0)
     ]

@@ -27,7 +27,7 @@ class Spread:
 
     @property
     def name(self) -> str:
-        return f"{self.left}–{self.right}"
+        return f"{self.left}-{self.right}"
 
     @property
     def is_within(self) -> bool:

@@ -9,6 +9,8 @@ from importlib.resources import files
 
 from report.html import Html, joined, tag, trusted, visible
 
+_ALONE = "It is one file: nothing in it is loaded from elsewhere."
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
@@ -30,7 +32,7 @@ class Page:
     tiles: Sequence[tuple[str, str, str]]  # name, value, more
     sections: Sequence[Section]
     maps: Mapping[str, object]  # what the script knows of the points of each map
-    foot: str
+    made_from: str  # where it lies
 
 
 def rendered(page: Page) -> bytes:
@@ -56,7 +58,7 @@ def rendered(page: Page) -> bytes:
         tag("a", "Skip to the report", href="#main", class_="skip"),
         _header(page),
         tag("main", [_section(section) for section in page.sections], id="main", tabindex=-1),
-        tag("footer", tag("p", page.foot)),
+        tag("footer", tag("p", f"Made by embedmill from {page.made_from}. {_ALONE}")),
         tag("div", id="said", class_="hidden", aria_live="polite"),
         trusted(f'<script type="application/json" id="maps">{_data(page.maps)}</script>'),
         trusted(f"<script>{script}</script>"),
@@ -81,7 +83,13 @@ def _header(page: Page) -> Html:
 
 
 def _section(section: Section) -> Html:
-    return tag("section", tag("h2", section.title, id=f"{section.name}-title"), section.body, id=section.name, aria_labelledby=f"{section.name}-title")  # noqa: E501
+    return tag(
+        "section",
+        tag("h2", section.title, id=f"{section.name}-title"),
+        section.body,
+        id=section.name,
+        aria_labelledby=f"{section.name}-title",
+    )
 
 
 def _data(maps: Mapping[str, object]) -> str:

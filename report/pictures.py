@@ -58,8 +58,8 @@ class Pictures:
         """A data URI of the row's first medium, at most `edge` pixels wide and high; "" where there is none."""
         if row is None or row.defect is not None:
             return ""
-        media = [(part.modality, part.uri) for part in row.parts if part.uri] or [(row.modality, row.uri)]
-        modality, uri = media[0]
+        media = [(part.modality, part.uri) for part in row.parts if part.uri]
+        modality, uri = media[0] if media else (row.modality, row.uri or "")
         if not uri or modality is Modality.TEXT or (_is_web(uri) and not self._web):
             return ""
         if (uri, edge) not in self._made:

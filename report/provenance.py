@@ -21,7 +21,10 @@ def provenance(facts: JobFacts) -> Section:
         ("model", redact(spec.model)),
         ("model's files, sha256", spec.model_digest),
         ("space", space.digest),
-        ("space's fields", ", ".join(f"{name}={_value(value)}" for name, value in shown_fields.items() if name != "model_digest")),
+        (
+            "space's fields",
+            ", ".join(f"{name}={_value(value)}" for name, value in shown_fields.items() if name != "model_digest"),
+        ),
         ("manifest", redact(spec.manifest)),
         ("manifest, sha256", spec.manifest_sha256),
         ("plan, sha256", record.plan.digest),
@@ -30,7 +33,9 @@ def provenance(facts: JobFacts) -> Section:
         ("notes", "; ".join(sorted({note for f in facts.footers for note in f.notes}))),
         ("output", redact(status.location)),
     ]
-    proof = tag("p", "Every row and every bit can be proved: ", tag("code", f"embedmill verify {redact(status.location)}"))
+    proof = tag(
+        "p", "Every row and every bit can be proved: ", tag("code", f"embedmill verify {redact(status.location)}")
+    )
     return Section(name="provenance", title="Provenance", body=tag("div", facts_table(rows), proof))
 
 

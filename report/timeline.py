@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from producer.duration import duration
+from report.words import lasting
 from schemas.shard import Footer
 from schemas.spent import Step
 
@@ -31,7 +31,7 @@ class Timeline:
         return [(n + 0.5) * self.step for n in range(_BINS)]
 
     def ticks(self, count: int = 4) -> list[tuple[float, str]]:
-        return [(self.seconds * n / count, duration(self.seconds * n / count)) for n in range(count + 1)]
+        return [(self.seconds * n / count, lasting(self.seconds * n / count)) for n in range(count + 1)]
 
 
 def timeline_of(footers: Iterable[Footer], *, scale: float = 1.0) -> Timeline | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from report.asked import Asked
 from report.cards import Cards
-from report.charts import COLOURS, Curve, Mark, figure, histogram, legend, table
+from report.charts import COLOURS, Curve, Mark, figure, histogram, legend, scrolled, table
 from report.html import Html, joined, snippet, tag
 from report.job_facts import JobFacts
 from report.likeness import (
@@ -34,6 +34,8 @@ from schemas.rows import ManifestRow, Modality
 
 #: Points of a map, pictures among them, and characters of a text that goes with one.
 _POINTS, _MAP_PICTURES, _MAP_EDGE, _MAP_TEXT = 2000, 400, 64, 110
+#: Rows of a modality without which its curves would be nothing but noise.
+_CURVE_ROWS = 30
 #: Rows whose neighbours are shown, of each modality and in all.
 _ASKED, _ASKED_IN_ALL = 6, 14
 _CLUSTERS, _MEMBERS, _OUTLIERS = 8, 6, 8
@@ -122,7 +124,9 @@ def _planned(book: RowBook, look: _Look) -> dict[str, ManifestRow]:
 def _sampled(pools: Sequence[Pool]) -> str:
     """How many rows were looked at, in words."""
     parts = [
-        f"all {len(p.rows):,} {p.modality} vectors" if p.is_all else f"{len(p.rows):,} of {p.of:,} {p.modality} vectors, drawn at random"
+        f"all {len(p.rows):,} {p.modality} vectors"
+        if p.is_all
+        else f"{len(p.rows):,} of {p.of:,} {p.modality} vectors, drawn at random"
         for p in pools
     ]
     return f"From {', '.join(parts)}."
@@ -134,9 +138,11 @@ def _sampled(pools: Sequence[Pool]) -> str:
 def _likeness_section(look: _Look) -> Section:
     within = [s for s in look.spreads if s.is_within]
     across = [s for s in look.spreads if not s.is_within]
-    charts = [_within_figure(look, within)]
+    many = {str(pool.modality) for pool in look.pools if len(pool.rows) >= _CURVE_ROWS}
+    drawn = [s for s in within if s.left in many] or within
+    charts = [_within_figure(look, drawn)]
     if across:
-        charts.append(_gap_figure(within, across))
+        charts.append(_gap_figure(drawn, [s for s in across if {s.left, s.right} <= many] or across))
     gap = _gap_words(look, within, across)
     rows = [
         [s.name, f"{s.mean:.3f}", f"{s.deviation:.3f}", f"{s.threshold:.3f}", _nearest_mean(look, s)]
@@ -144,20 +150,20 @@ def _likeness_section(look: _Look) -> Section:
     ]
     heads = ["pairs", "mean", "deviation", "null threshold", "mean of the nearest"]
     words = (
-        f"Cosines of random pairs of rows say what chance gives. One random pair of {round(1 / FPR):,} reaches the null "
-        "threshold: a likeness below it says nothing."
+        f"Cosines of random pairs of rows say what chance gives. One random pair of {round(1 / FPR):,} reaches the "
+        "null threshold: a likeness below it says nothing."
     )
     body = joined(
         paragraphs(words, gap, _sampled(look.pools)),
         tag("div", charts, class_="grid2"),
-        tag("div", table(heads, rows), class_="scroll"),
+        scrolled(table(heads, rows), "Likeness, in numbers"),
     )
     return Section(name="likeness", title="Likeness", body=body)
 
 
 def _nearest_mean(look: _Look, spread: Spread) -> str:
     if not spread.is_within:
-        return "–"
+        return "-"
     return f"{float(look.around[Modality(spread.left)].nearest.mean()):.3f}"
 
 
@@ -170,21 +176,25 @@ def _edges(values: Sequence[np.ndarray], bins: int = 60) -> list[float]:
 
 def _within_figure(look: _Look, within: list[Spread]) -> Html:
     """Random pairs against each row's nearest one, by modality."""
-    edges = _edges([s.cosines for s in within] + [a.nearest for a in look.around.values()])
-    curves, names, colours, dashed = [], [], [], []
+    edges = _edges([s.cosines for s in within] + [look.around[Modality(s.left)].nearest for s in within])
+    curves = []
     for n, spread in enumerate(within):
         curves.append(Curve(name=f"{spread.left}: random pairs", values=binned(spread.cosines, edges), colour=n))
         near = look.around[Modality(spread.left)].nearest
         curves.append(Curve(name=f"{spread.left}: nearest row", values=binned(near, edges), colour=n, dashed=True))
-    for curve in curves:
-        names, colours, dashed = [*names, curve.name], [*colours, curve.colour], [*dashed, curve.dashed]
     marks = [Mark(at=s.threshold, name=f"null {s.threshold:.2f}", colour=n) for n, s in enumerate(within)]
     label = "; ".join(
         f"{s.left}: random pairs have a cosine of {s.mean:.2f} on average, the null threshold is {s.threshold:.2f}"
         for s in within
     )
-    chart = joined(legend(names, colours, dashed), histogram(edges, curves, label=label, axis="cosine", marks=marks))
-    return figure("Within a modality", chart, note="Random pairs, and each row with the one nearest to it in the sample.")
+    chart = joined(_key(curves), histogram(edges, curves, label=label, axis="cosine", marks=marks))
+    return figure(
+        "Within a modality", chart, note="Random pairs, and each row with the one nearest to it in the sample."
+    )
+
+
+def _key(curves: Sequence[Curve]) -> Html:
+    return legend([c.name for c in curves], [c.colour % COLOURS for c in curves], [c.dashed for c in curves])
 
 
 def _gap_figure(within: list[Spread], across: list[Spread]) -> Html:
@@ -194,15 +204,16 @@ def _gap_figure(within: list[Spread], across: list[Spread]) -> Html:
     edges = _edges([s.cosines for s in (*sides, *some)])
     curves = [Curve(name=f"{s.name}", values=binned(s.cosines, edges), colour=n) for n, s in enumerate(sides)]
     curves += [
-        Curve(name=s.name, values=binned(s.cosines, edges), colour=len(sides) + n, dashed=True) for n, s in enumerate(some)
+        Curve(name=s.name, values=binned(s.cosines, edges), colour=len(sides) + n, dashed=True)
+        for n, s in enumerate(some)
     ]
     inner, outer = float(np.mean([s.mean for s in sides])), float(np.mean([s.mean for s in some]))
     marks = [Mark(at=inner, name=f"within {inner:.2f}"), Mark(at=outer, name=f"across {outer:.2f}")]
     label = f"Random pairs within a modality have a cosine of {inner:.2f} on average, across two of {outer:.2f}"
-    names = [curve.name for curve in curves]
-    key = legend(names, [c.colour % COLOURS for c in curves], [c.dashed for c in curves])
-    chart = joined(key, histogram(edges, curves, label=label, axis="cosine", marks=marks))
-    return figure("Across modalities: the gap", chart, note=f"Random pairs; the gap between the means is {inner - outer:.2f}.")
+    chart = joined(_key(curves), histogram(edges, curves, label=label, axis="cosine", marks=marks))
+    return figure(
+        "Across modalities: the gap", chart, note=f"Random pairs; the gap between the means is {inner - outer:.2f}."
+    )
 
 
 def _gap_words(look: _Look, within: list[Spread], across: list[Spread]) -> str | None:
@@ -233,14 +244,16 @@ def _map_section(
     name, kinds, categories = _coloured(seen, facts, asked)
     told = _told_points(seen, rows, cards, kinds, [c.name for c in categories])
     points, shares = pca(vectors)
-    note = f"The first two principal components hold {100 * float(shares.sum()):.0f} % of the variance of these vectors."
+    note = (
+        f"The first two principal components hold {100 * float(shares.sum()):.0f} % of the variance of these vectors."
+    )
     figures = [_map_figure("Principal components", note, points, kinds, categories, "pca", maps, told)]
     if asked.umap and has_umap() and len(vectors) > 20:
         note = "Near points were near before; distances between far ones mean little."
         figures.append(_map_figure("UMAP", note, umap(vectors), kinds, categories, "umap", maps, told))
     words = (
-        f"{counted(len(seen), 'row')}, coloured by {name}. Point at one to see what it is; with the keys: go to the map, "
-        "and walk by the arrows. A name above the map switches its points off."
+        f"{counted(len(seen), 'row')}, coloured by {name}. Point at one to see what it is; with the keys: go to the "
+        "map, and walk by the arrows. A name above the map switches its points off."
     )
     return Section(name="map", title="Map", body=joined(paragraphs(words), tag("div", figures, class_="maps")))
 
@@ -313,10 +326,14 @@ def _neighbours_section(look: _Look, rows: dict[str, ManifestRow], cards: Cards)
     assert nearest is not None
     lines = []
     for row, same, other in zip(nearest.asked, nearest.same, nearest.other, strict=True):
-        text = _is_text(rows.get(row.id))
-        first = tag("li", cards.of(rows.get(row.id), row.id, start_s=row.start_s), class_="asked wide" if text else "asked")
-        found = [_near_card(near, rows, cards, False) for near in same] + [_near_card(near, rows, cards, True) for near in other]
-        lines.append(tag("li", tag("ul", first, found, class_="cards"), class_="line-of"))
+        width = "asked wide" if _is_text(rows.get(row.id)) else "asked"
+        asked = tag("div", cards.of(rows.get(row.id), row.id, start_s=row.start_s), class_=width)
+        found = [
+            tag("ul", [_near_card(near, rows, cards, across) for near in nears], class_="cards")
+            for across, nears in ((False, same), (True, other))
+            if nears
+        ]
+        lines.append(tag("li", asked, tag("div", found, class_="found"), class_="line-of beside"))
     of = f"{nearest.searched:,} of {nearest.of:,}" if nearest.searched < nearest.of else f"all {nearest.of:,}"
     across = " Dashed: rows of another modality." if any(nearest.other) else ""
     words = f"Rows drawn at random, each with those nearest to it of {of} vectors, and the cosine.{across}"
@@ -351,13 +368,21 @@ def _copies_section(look: _Look, rows: dict[str, ManifestRow], cards: Cards, fac
         )
         for group in groups[:_CLUSTERS]:
             some = [
-                tag("li", cards.of(rows.get(pool.rows[n].id), pool.rows[n].id), class_=_width(rows.get(pool.rows[n].id)))
+                tag(
+                    "li", cards.of(rows.get(pool.rows[n].id), pool.rows[n].id), class_=_width(rows.get(pool.rows[n].id))
+                )
                 for n in group[:_MEMBERS]
             ]
-            head = f"{counted(len(group), 'row')} of {pool.modality}" + (f", {_MEMBERS} of them here" if len(group) > _MEMBERS else "")
+            head = f"{counted(len(group), 'row')} of {pool.modality}" + (
+                f", {_MEMBERS} of them here" if len(group) > _MEMBERS else ""
+            )
             parts.append(tag("li", tag("p", head), tag("ul", some, class_="cards"), class_="line-of"))
     command = f"embedmill dedup {facts.status.location} --out copies"
-    words = None if all(pool.is_all for pool in look.pools) else "Rows of the sample alone are compared with each other: there are more in all. "
+    words = (
+        None
+        if all(pool.is_all for pool in look.pools)
+        else "Rows of the sample alone are compared with each other: there are more in all. "
+    )
     more = tag("p", words, "Over all rows, with those to keep: ", tag("code", command))
     sheet = tag("ul", parts, class_="sheet cards-of") if parts else None
     return Section(name="copies", title="Near copies", body=joined(paragraphs(*told), more, sheet))
@@ -383,4 +408,6 @@ def _outliers_section(look: _Look, rows: dict[str, ManifestRow], cards: Cards) -
         head = f"{pool.modality}, where a row has {float(np.median(around.density)):.3f} in the middle"
         parts.append(tag("li", tag("p", head), tag("ul", items, class_="cards"), class_="line-of"))
     words = f"Rows that are least like those nearest to them: the mean cosine to the {NEAREST} nearest of the sample."
-    return Section(name="outliers", title="Outliers", body=joined(paragraphs(words), tag("ul", parts, class_="sheet cards-of")))
+    return Section(
+        name="outliers", title="Outliers", body=joined(paragraphs(words), tag("ul", parts, class_="sheet cards-of"))
+    )

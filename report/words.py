@@ -2,6 +2,8 @@
 
 import datetime
 
+from producer.duration import duration
+
 
 def number(value: float) -> str:
     """A count, or a number to three digits."""
@@ -13,7 +15,7 @@ def number(value: float) -> str:
 def share(part: float, whole: float) -> str:
     """A share in per cent; never 100 % of what is not whole, nor 0 % of what is not nothing."""
     if not whole:
-        return "–"
+        return "-"
     percent = 100 * part / whole
     if 0 < percent < 0.1:
         return "< 0.1 %"
@@ -40,3 +42,8 @@ def moment(seconds: float) -> str:
 def counted(count: int, one: str, many: str = "") -> str:
     """`1 row`, `2 rows`."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def lasting(seconds: float) -> str:
+    """A time; below ten seconds to a tenth."""
+    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)

@@ -1,6 +1,7 @@
 """Chromium over its own debugging pipe: a page at any width, its console, its requests, and what it looks like."""
 
 import base64
+import fcntl
 import itertools
 import json
 import os
@@ -17,6 +18,13 @@ import pytest
 _DEADLINE_S = 60.0
 
 
+def _high(handle: int) -> int:
+    """The same file by a number that no redirection of the browser's own takes."""
+    other = fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, 20)
+    os.close(handle)
+    return other
+
+
 class Browser:
     """One page; use it as a context manager. Skips where there is no chromium."""
 
@@ -24,14 +32,14 @@ class Browser:
         program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
         if program is None:
             pytest.skip("no chromium: apt-get install chromium")
-        to_browser, self._write = os.pipe()
-        self._read, from_browser = os.pipe()
+        to_browser, self._write = map(_high, os.pipe())
+        self._read, from_browser = map(_high, os.pipe())
         words = [
             program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
             "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
             "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank",
         ]  # fmt: skip
-        shell = ["/bin/sh", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "sh", *words]
+        shell = ["bash", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "bash", *words]
         self._process = subprocess.Popen(
             shell, pass_fds=(to_browser, from_browser), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -39,6 +47,13 @@ class Browser:
         os.close(from_browser)
         self._numbers, self._buffer, self._session = itertools.count(1), b"", ""
         self.events: list[dict[str, Any]] = []
+        try:
+            self._attach()
+        except BaseException:
+            self.close()
+            raise
+
+    def _attach(self) -> None:
         pages = [t for t in self.ask("Target.getTargets")["targetInfos"] if t["type"] == "page"]
         attached = self.ask("Target.attachToTarget", targetId=pages[0]["targetId"], flatten=True)
         self._session = attached["sessionId"]
@@ -51,6 +66,10 @@ class Browser:
     def __exit__(
         self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the browser."""
         self._process.kill()
         self._process.wait(30)
         os.close(self._read)

@@ -1,68 +1,68 @@
-"""The pages of the documentation: their links, their blocks, and what runs these."""
+"""Pages of reports, read as a browser would: their elements, what runs in them, and what they say."""
 
+import base64
+import hashlib
 import re
-from dataclasses import dataclass
-from pathlib import Path
-
-ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
-
-_FENCE = re.compile(r"^```(?P<language>\w*)(?P<info>[^\n]*)\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """A fenced block: its language, what it says that it needs (else ""), and its text."""
+@dataclass
+class Read(HTMLParser):
+    """What a page is made of."""
 
-    language: str
-    needs: str
-    body: str
+    tags: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+    inside: dict[str, list[str]] = field(default_factory=dict)  # of script and style
 
+    def __post_init__(self) -> None:
+        super().__init__()
+        self._raw = ""
 
-def pages() -> list[Path]:
-    """Every page for readers: those of docs/, and those beside it."""
-    beside = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "deploy/kubernetes/README.md")]
-    return [*sorted(DOCS.rglob("*.md")), *beside]
+    __hash__ = object.__hash__
 
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._raw = tag if tag in ("script", "style") else ""
 
-def blocks(page: Path) -> list[Block]:
-    """The page's fenced blocks, in order."""
-    return [
-        Block(
-            language=match["language"],
-            needs="".join(re.findall(r'needs="([^"]+)"', match["info"])),
-            body=match["body"],
-        )
-        for match in _FENCE.finditer(page.read_text("utf-8"))
-    ]
+    def handle_endtag(self, tag: str) -> None:
+        self._raw = ""
 
-
-def prose(page: Path) -> str:
-    """The page without its blocks and code spans, whose brackets are no links."""
-    return re.sub(r"`[^`\n]*`", "", _FENCE.sub("", page.read_text("utf-8")))
-
-
-def links(page: Path) -> list[str]:
-    """Targets of the page's links and images, as written; addresses elsewhere are left out."""
-    text = prose(page)
-    found = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text)
-    return [target for target in found if not re.match(r"[a-z]+:", target)]
-
-
-def anchors(page: Path) -> set[str]:
-    """What `#...` may name on the page: its headings, as mkdocs and GitHub both name them."""
-    headings = re.findall(r"^#+ +(.+?) *$", _FENCE.sub("", page.read_text("utf-8")), re.MULTILINE)
-    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading.lower()).strip()) for heading in headings}
-
-
-def script(page: Path, languages: tuple[str, ...] = ("sh", "python")) -> str:
-    """The page's blocks that run here, one after the other, as one shell script that stops at the first fault."""
-    parts = ["set -euo pipefail"]
-    for number, block in enumerate(blocks(page)):
-        if block.language not in languages or block.needs:
-            continue
-        if block.language == "python":
-            parts.append(f"python - <<'END_OF_BLOCK_{number}'\n{block.body}END_OF_BLOCK_{number}")
+    def handle_data(self, data: str) -> None:
+        if self._raw:
+            self.inside.setdefault(self._raw, []).append(data)
         else:
-            parts.append(block.body.rstrip())
-    return "\n".join(parts) + "\n"
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def breaches(self) -> list[str]:
+        """What a page of ours never has: handlers, styles in attributes, places elsewhere, scripts of others."""
+        found = []
+        for tag, attributes in self.tags:
+            for name, value in attributes.items():
+                elsewhere = name in ("href", "src", "action", "data") and not re.match("#|data:image/", value or "")
+                if name.startswith("on") or name in ("style", "srcdoc", "formaction") or elsewhere:
+                    found.append(f"<{tag} {name}={value!r}>")
+            if tag in ("iframe", "object", "embed", "link", "base", "form", "audio", "video"):
+                found.append(f"<{tag}>")
+        policy = next(a["content"] or "" for t, a in self.tags if t == "meta" and "http-equiv" in a)
+        programs = [s for s, (t, a) in zip(self.inside["script"], self._of("script"), strict=True) if "type" not in a]
+        for kind, texts in (("style", self.inside["style"]), ("script", programs)):
+            for text in texts:
+                digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+                if f"{kind}-src 'sha256-{digest}'" not in policy:
+                    found.append(f"a {kind} that the policy does not know")
+        return found
+
+    def _of(self, name: str) -> list[tuple[str, dict[str, str | None]]]:
+        return [(tag, attributes) for tag, attributes in self.tags if tag == name]
+
+
+def read_page(page: bytes) -> Read:
+    """The page, parsed."""
+    read = Read()
+    read.feed(page.decode("utf-8"))
+    return read

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.pages import DOCS, ROOT, anchors, blocks, links, pages
+from tests.doc_pages import DOCS, ROOT, anchors, blocks, links, pages
 
 #: Blocks of the tutorials that cannot run here, by what they say that they need.
 ELSEWHERE_ONLY = {"a model hub": 1, "a model hub and a GPU": 1, "machines with GPUs": 3, "a cluster": 1}
