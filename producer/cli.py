@@ -13,6 +13,7 @@ import typer
 
 from producer.broker_options import BrokerUrl, InsecureBroker
 from producer.cli_bench import bench
+from producer.cli_completion import completion
 from producer.cli_dedup import dedup
 from producer.cli_eval import evaluate
 from producer.cli_export import export
@@ -846,12 +847,16 @@ app.command(epilog=EPILOG)(failures)
 app.command(epilog=EPILOG)(search)
 app.command(epilog=EPILOG)(watch)
 app.command(epilog=EPILOG)(export)
+app.command(epilog=EPILOG)(completion)
 
 
 def main() -> None:
     """The program: our errors become one line and an exit code; anything else is a bug and keeps its traceback."""
+    from producer.completion import is_asked
     from producer.ending import Ending
 
+    if is_asked():
+        app(prog_name="embedmill")  # exits with the code that the shell waits for
     ending = Ending()
     ending.code = _run()
     sys.exit(ending.code)
