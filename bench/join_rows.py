@@ -4,7 +4,8 @@ python -m bench.join_rows                          # 20,000 x 200,000 x 384, top
 python -m bench.join_rows --peers build/peers      # and faiss-cpu and scikit-learn, in an environment of their own
 
 Every row is compared: ids, and ties by row. Peers get arrays in memory and write nothing; embedmill reads and writes
-Parquet. They run on some of the left rows, for they take long; what is compared is pairs a second.
+Parquet, and its search alone, on arrays as theirs, is timed too. Peers run on some of the left rows, for they take
+long; what is compared is pairs a second.
 """
 
 import argparse
@@ -23,9 +24,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from schemas.join import Device, Precision
+from similarity import kernel
+from similarity.engine import engine_for
+from similarity.kernel import Block, Wanted
+
 SEED = 20261123
 TOP_K = 10
 _PEERS = ("faiss-cpu==1.15.1", "scikit-learn==1.9.1", "numpy==2.4.6")
+_NAMES = ("embedmill join, whole process", "embedmill join, its own clock", "embedmill's search, arrays in memory")
 _ENTRY = (sys.executable, "-c", "from producer.cli import main; main()")
 _PEER = """
 import sys, time, numpy as np
@@ -53,11 +60,11 @@ def main() -> None:
         _write(folder / "right.parquet", right, "r")
         np.save(folder / "right.npy", right)
         np.save(folder / "peer.npy", left[: asked.peer_rows])
-        rates: dict[str, list[float]] = {"embedmill join, whole process": [], "embedmill join, its own clock": []}
+        rates: dict[str, list[float]] = {name: [] for name in _NAMES}
         for run in range(asked.runs):
             whole, own, peak = _join(folder, asked, run)
-            rates["embedmill join, whole process"].append(asked.left * asked.right / whole / 1e6)
-            rates["embedmill join, its own clock"].append(asked.left * asked.right / own / 1e6)
+            for name, seconds in zip(_NAMES, (whole, own, _search(left, right, asked)), strict=True):
+                rates[name].append(asked.left * asked.right / seconds / 1e6)
             for kind in ("faiss", "sklearn") if asked.peers else ():
                 rates.setdefault(kind, []).append(_peer(kind, folder, asked))
             for dtype in (torch.float32, torch.int8):
@@ -65,7 +72,7 @@ def main() -> None:
         wrong = _wrong(folder / "out-0", left, right)
         print(f"{asked.left:,} x {asked.right:,} x {asked.dim}, top {TOP_K}, {asked.threads} threads, {asked.memory}")
         print(f"rows that differ from brute force in float64: {wrong} of {asked.left:,}; peak RSS {peak:,.0f} MiB")
-        base = statistics.median(rates["embedmill join, whole process"])
+        base = statistics.median(rates[_NAMES[0]])
         print("\n| | million pairs/s | embedmill is so many times as fast |\n| --- | --- | --- |")
         for what, found in rates.items():
             print(f"| {what} | {statistics.median(found):,.0f} | {base / statistics.median(found):.2f} |")
@@ -120,6 +127,15 @@ def _join(folder: Path, asked: argparse.Namespace, run: int) -> tuple[float, flo
         took = time.perf_counter() - begun
         assert process.returncode == 0 and process.stdout is not None
         return took, float(json.loads(process.stdout.read())["seconds"]), peak
+
+
+def _search(left: np.ndarray, right: np.ndarray, asked: argparse.Namespace) -> float:
+    """Seconds of what the peers do: arrays in memory, nothing read or written."""
+    engine = engine_for(Device.CPU, Precision(asked.precision), asked.threads)
+    begun = time.perf_counter()
+    blocks = (Block(at, right[at : at + 8192]) for at in range(0, len(right), 8192))
+    kernel.join(Block(0, left), blocks, Wanted(top_k=TOP_K), engine=engine)
+    return time.perf_counter() - begun
 
 
 def _high_water_mb(pid: int) -> float:

@@ -9,6 +9,8 @@ from schemas.spent import Spent, Step
 
 #: A device that is busy for so large a share of the time is the limit, whatever else there is.
 _BUSY = 0.85
+#: Workers that were at it for less, in seconds and all together, say nothing of what limits a job.
+_LEAST_S = 10.0
 #: Shards that take less, in seconds, come and go faster than they are sent.
 _SHORT_S = 2.0
 
@@ -31,6 +33,9 @@ def advice_on(spent: Spent, *, device: str, shards: int) -> Advice:
     for is told by the seconds of their threads.
     """
     wall = max(spent.of(Step.WALL), 1e-9)
+    if wall - spent.of(Step.LOAD_MODEL) < _LEAST_S:
+        words = f"none that could be told: workers were at it for less than {_LEAST_S:.0f} s all together"
+        return Advice(bound_by="nothing", words=words)
     if spent.of(Step.DEVICE) >= _BUSY * wall:
         return _device_bound(spent, wall, device)
     waits = (Step.DEVICE, Step.INPUT_WAIT, Step.QUEUE_WAIT, Step.LOAD_MODEL, Step.WRITE, Step.COPY, Step.CHECK)

@@ -13,29 +13,33 @@ import typer
 
 from producer.broker_options import BrokerUrl, InsecureBroker
 from producer.cli_bench import bench
+from producer.cli_completion import completion
 from producer.cli_dedup import dedup
 from producer.cli_eval import evaluate
+from producer.cli_export import export
+from producer.cli_failures import failures
 from producer.cli_join import join
 from producer.cli_monitor import monitor
+from producer.cli_report import report
 from producer.cli_rerank import rerank
 from producer.cli_search import search
+from producer.cli_watch import watch
 from producer.error_limit import ErrorLimit
 from producer.job_options import AllowUnpinned, OnlyModality, SizeName, seconds_of, takes_job
+from producer.reporting import WithReport
 from producer.spend_options import Deadline, MaxCost, Price, SpendWords, spend_words
 from schemas.errors import EmbedmillError, LimitReached, Refused
-from schemas.failures import printable
+from schemas.visible import visible, visible_lines
 
 if TYPE_CHECKING:
     from prometheus_client.registry import CollectorRegistry
 
     from producer.board import RedisBoard
     from producer.broker import EmbeddedBroker
-    from producer.coordinator import Progress
     from producer.doctor import Finding
     from producer.prepare import JobRequest
     from producer.screen import Screen
     from producer.spending import SpendLimit
-    from producer.status import JobStatus
     from schemas.model_cards import ModelCard
     from storage.jobs import Job
     from storage.model_catalog import KnownModel
@@ -119,6 +123,7 @@ def run(
     deadline: Deadline = "",
     broker_url: BrokerUrl = "",
     insecure_broker: InsecureBroker = False,
+    with_report: WithReport = True,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -160,6 +165,7 @@ def run(
         again=again,
         limit=ErrorLimit(rows=max_errors, rate=max_error_rate),
         spend=spend,
+        with_report=with_report,
     )
 
 
@@ -230,7 +236,18 @@ def submit(
 
 
 @app.command(epilog=EPILOG)
-def status(out: JobFolder, broker_url: BrokerUrl = "", as_json: Json = False) -> None:
+def status(
+    out: JobFolder,
+    broker_url: BrokerUrl = "",
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact",
+            help="Look into every shard of a job of 5,000 or more; else its coordinator's last note is shown.",
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Say where a job stands: rows, failures by code, queues, and what waits for what.
 
     \b
@@ -245,33 +262,7 @@ def status(out: JobFolder, broker_url: BrokerUrl = "", as_json: Json = False) ->
     store = open_store(canonical_location(out))
     if answer_in(store):
         raise typer.Exit(_show_standing(store, as_json=as_json))
-    raise typer.Exit(show_status(_job(out), as_json=as_json, broker_url=broker_url))
-
-
-@app.command(epilog=EPILOG)
-def watch(
-    out: JobFolder,
-    broker_url: BrokerUrl = "",
-    every: Annotated[float, typer.Option("--every", min=0.2, help="Seconds between two looks.")] = 2.0,
-) -> None:
-    """Follow a job until it is finished, stopped or cancelled.
-
-    \b
-    embedmill watch /shared/vectors
-
-    Exits like `status`.
-    """
-    from producer.interrupts import Interrupted, interruptible
-    from producer.screen import Words, open_screen
-    from producer.status import JobState, job_status
-
-    job, board = _job(out), _board(broker_url)
-    words = Words.of(job.record.spec.kind)
-    with contextlib.suppress(Interrupted), interruptible(), open_screen(words=words) as screen:
-        while (seen := job_status(job, board)).state in (JobState.PLANNED, JobState.UNFINISHED):
-            screen.show(_progress_of(seen))
-            time.sleep(every)
-    raise typer.Exit(show_status(job, as_json=False, broker_url=broker_url))
+    raise typer.Exit(show_status(job_at(out), as_json=as_json, broker_url=broker_url, exact=exact))
 
 
 @app.command(epilog=EPILOG)
@@ -289,7 +280,7 @@ def cancel(
     """
     from producer.cancelling import cancel_job
 
-    job, board = _job(out), _board(broker_url)
+    job, board = job_at(out), _board(broker_url)
     still = cancel_job(job, board, timeout_s=timeout)
     if still:
         _say(f"{job.id}: cancelled; {still} shards are still in work after {timeout:.0f} s")
@@ -307,6 +298,7 @@ def retry(
     workers: WorkerCount = 0,
     broker_url: BrokerUrl = "",
     insecure_broker: InsecureBroker = False,
+    with_report: WithReport = True,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -320,7 +312,7 @@ def retry(
     from producer.prepare import resume
     from producer.retry import plan_retry
 
-    job = _job(out)
+    job = job_at(out)
     if plan_retry(job, tuple(sorted(set(code or ())))) is None:
         _say(
             f"{job.id}: no row failed" + (f" with {', '.join(code)}" if code else "") + "; there is nothing to do again"
@@ -335,6 +327,7 @@ def retry(
         as_json=as_json,
         quiet=quiet,
         again=command_line(),
+        with_report=with_report,
     )
 
 
@@ -390,7 +383,7 @@ def verify(
     if as_json:
         print(json.dumps({"job": job.id if job else None, **verdict.to_dict()}))
     else:
-        print("\n".join(verdict.lines(name)), file=sys.stderr if receipt == "-" else sys.stdout)
+        print(visible_lines("\n".join(verdict.lines(name))), file=sys.stderr if receipt == "-" else sys.stdout)
     raise typer.Exit(0 if verdict.complete else 3 if verdict.ok else 1)
 
 
@@ -404,7 +397,7 @@ def _verify_answers(store: "Store", *, as_json: bool) -> int:
     from storage import layout
 
     verdict = prove_join(store) if store.size(layout.JOIN) is not None else prove_dedup(store)
-    print(json.dumps(asdict(verdict)) if as_json else "\n".join(verdict.lines()))
+    print(json.dumps(asdict(verdict)) if as_json else visible_lines("\n".join(verdict.lines())))
     return 0 if verdict.complete else 1 if verdict.problems else 3
 
 
@@ -455,7 +448,7 @@ def gc(
         print(json.dumps({"job": job.id if job else None, "deleted": delete, "bytes": total, "files": files}))
         return
     for leftover in found:
-        print(f"{leftover.key}  {leftover.size:,} bytes: {leftover.why}")
+        print(f"{visible(leftover.key)}  {leftover.size:,} bytes: {leftover.why}")
     count = "1 leftover" if len(found) == 1 else f"{len(found):,} leftovers"
     ending = "removed" if delete else "nothing was removed: that takes --delete"
     print(f"{count}, {total:,} bytes; {ending}" if found else "nothing is left over")
@@ -565,6 +558,7 @@ def coordinate(
     insecure_broker: InsecureBroker = False,
     metrics: Metrics = "",
     until_idle: Annotated[bool, typer.Option("--until-idle", help="End when no submitted job is left.")] = False,
+    with_report: WithReport = True,
 ) -> None:
     """Drive every submitted job: fill the queues, send again what was lost, finish.
 
@@ -576,11 +570,19 @@ def coordinate(
     from producer.board import RedisBoard
     from producer.foreman import Foreman
     from producer.interrupts import Interrupted, interruptible
+    from producer.reporting import ReportDesk
     from producer.task_queue import CeleryQueue
 
     url = _safe(broker_url, insecure_broker)
     board = RedisBoard(url)
-    foreman = Foreman(tuple(root), board=board, queue=CeleryQueue(url, key=message_key()), say=_say)
+    desk, key = ReportDesk(_say), message_key()
+    foreman = Foreman(
+        tuple(root),
+        board=board,
+        queue=CeleryQueue(url, key=key),
+        say=_say,
+        ended=(lambda job: desk.ask(job.store.url)) if with_report else None,
+    )
     if metrics:
         from producer.coordinator_metrics import coordinator_registry
 
@@ -726,9 +728,9 @@ def doctor(
         print(json.dumps([asdict(finding) for finding in findings]))
     else:
         for finding in findings:
-            print(f"{'ok ' if finding.ok else 'BAD'}  {finding.what}: {finding.seen}")
+            print(f"{'ok ' if finding.ok else 'BAD'}  {finding.what}: {visible(finding.seen)}")
             if not finding.ok:
-                print(f"     fix: {finding.fix}")
+                print(f"     fix: {visible(finding.fix)}")
         print("by symptom, and for sizes, upgrades and disasters: docs/operations.md")
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 2)
 
@@ -773,7 +775,7 @@ def list_models(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps([asdict(model) | {"modalities": sorted(model.modalities)} for model in known]))
         return
-    print("\n".join(map(listed, known)))
+    print(visible_lines("\n".join(map(listed, known))))
     print("\nAny other: org/name@<40-hex commit>, or a local folder; `embedmill models inspect` says what it takes.")
 
 
@@ -830,23 +832,31 @@ def _show_card(card: "ModelCard", known: "KnownModel | None", *, as_json: bool, 
     if as_json:
         print(json.dumps(card_fields(card) | ({} if problem is None else {"problem": problem or None})))
         return
-    print("\n".join(card_lines(card, known)))
+    print(visible_lines("\n".join(card_lines(card, known))))
     if problem is not None:
-        print(f"{'here':11} {problem or 'it can be fed on this machine'}")
+        print(f"{'here':11} {visible(problem) or 'it can be fed on this machine'}")
 
 
 app.command(epilog=EPILOG)(bench)
 app.command(epilog=EPILOG)(dedup)
 app.command(epilog=EPILOG)(monitor)
+app.command(epilog=EPILOG)(report)
 app.command(epilog=EPILOG)(rerank)
 app.command("eval", epilog=EPILOG)(evaluate)
+app.command(epilog=EPILOG)(failures)
 app.command(epilog=EPILOG)(search)
+app.command(epilog=EPILOG)(watch)
+app.command(epilog=EPILOG)(export)
+app.command(epilog=EPILOG)(completion)
 
 
 def main() -> None:
     """The program: our errors become one line and an exit code; anything else is a bug and keeps its traceback."""
+    from producer.completion import is_asked
     from producer.ending import Ending
 
+    if is_asked():
+        app(prog_name="embedmill")  # exits with the code that the shell waits for
     ending = Ending()
     ending.code = _run()
     sys.exit(ending.code)
@@ -861,7 +871,7 @@ def _run() -> int:
             code = app(prog_name="embedmill", standalone_mode=False)
             sys.stdout.flush()  # here, where a closed pipe is expected; at exit Python would complain
     except EmbedmillError as err:
-        _say(f"embedmill: {printable(str(err))}")
+        _say(f"embedmill: {visible(str(err))}")
         return err.exit_code
     except (typer.Abort, KeyboardInterrupt):
         code = _INTERRUPTED
@@ -893,7 +903,7 @@ def _usage_error(err: Exception) -> int | None:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(visible_lines(line), file=sys.stderr, flush=True)
 
 
 def command_line() -> str:
@@ -915,6 +925,7 @@ def drive_here(
     again: str,
     limit: ErrorLimit | None = None,
     spend: SpendWords | None = None,
+    with_report: bool = False,
 ) -> None:
     """Take `job` to its end with workers of this machine; exits with the job's code."""
     from producer.interrupts import Interrupted, interruptible
@@ -941,6 +952,7 @@ def drive_here(
         raise typer.Exit(3) from None
     except LimitReached:
         seconds = time.monotonic() - started
+        _report(job, with_report)
         _show_end(job, as_json=as_json, seconds=seconds, done_before=before.rows_ok + before.failed)
         raise
     except EmbedmillError:
@@ -948,7 +960,21 @@ def drive_here(
         raise
     _remember(job)
     seconds = time.monotonic() - started
+    _report(job, with_report)
     raise typer.Exit(_show_end(job, as_json=as_json, seconds=seconds, done_before=before.rows_ok + before.failed))
+
+
+def _report(job: "Job", wanted: bool) -> None:
+    """Have the report made; Ctrl-C ends that alone."""
+    from producer.interrupts import Interrupted, interruptible
+    from producer.reporting import report_on
+
+    if wanted:
+        try:
+            with interruptible():
+                report_on(job.store.url, _say)
+        except Interrupted:
+            _say("no report: interrupted; the job is as it was")
 
 
 def _remember(job: "Job") -> None:
@@ -1119,7 +1145,7 @@ def _safe(broker_url: str, insecure: bool) -> str:
     return require_safe(broker_url, insecure=insecure)
 
 
-def _job(out: str) -> "Job":
+def job_at(out: str) -> "Job":
     from schemas.errors import Refused
     from storage.answers import answer_in
     from storage.jobs import open_job
@@ -1141,7 +1167,7 @@ def _show_standing(store: "Store", *, as_json: bool) -> int:
     from similarity.standing import standing
 
     seen = standing(store)
-    print(json.dumps(seen.to_dict()) if as_json else "\n".join(seen.lines()))
+    print(json.dumps(seen.to_dict()) if as_json else visible_lines("\n".join(seen.lines())))
     return 0 if seen.finished else 3
 
 
@@ -1151,14 +1177,14 @@ def _board(broker_url: str) -> "RedisBoard | None":
     return RedisBoard(_safe(broker_url, insecure=True)) if broker_url else None  # it only looks
 
 
-def show_status(job: "Job", *, as_json: bool, broker_url: str = "") -> int:
+def show_status(job: "Job", *, as_json: bool, broker_url: str = "", exact: bool = False) -> int:
     import json
 
     from producer.status import JobState, job_status
     from producer.summary import status_lines
 
-    seen = job_status(job, _board(broker_url))
-    print(json.dumps(seen.to_dict()) if as_json else "\n".join(status_lines(seen)))
+    seen = job_status(job, _board(broker_url), exact=exact)
+    print(json.dumps(seen.to_dict()) if as_json else visible_lines("\n".join(status_lines(seen))))
     if seen.state is not JobState.FINISHED:
         return 3
     return 1 if seen.failed or seen.rejects else 0
@@ -1173,21 +1199,5 @@ def _show_end(job: "Job", *, as_json: bool, seconds: float | None, done_before: 
     if as_json:
         print(summary_json(seen, seconds=seconds, done_now=done_now))
     else:
-        print("\n".join(summary_lines(seen, seconds=seconds, done_now=done_now)))
+        print(visible_lines("\n".join(summary_lines(seen, seconds=seconds, done_now=done_now))))
     return 1 if seen.failed or seen.rejects else 0
-
-
-def _progress_of(seen: "JobStatus") -> "Progress":
-    from producer.coordinator import Progress
-
-    return Progress(
-        shards=seen.shards,
-        published=seen.published,
-        rows=seen.rows,
-        rows_done=seen.rows_ok + seen.failed,
-        failed=seen.failed,
-        sent=0,
-        workers=max((queue.workers or 0 for queue in seen.queues), default=0),
-        done=False,
-        note="; ".join(seen.notes),
-    )

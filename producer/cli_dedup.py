@@ -5,7 +5,9 @@ from typing import Annotated
 import typer
 
 from producer.broker_options import BrokerUrl, Distributed, InsecureBroker, PanelSize
+from producer.reporting import WithReport
 from schemas.join import Integers
+from schemas.visible import visible
 
 
 def dedup(
@@ -50,6 +52,7 @@ def dedup(
     broker_url: BrokerUrl = "",
     size: PanelSize = None,
     insecure_broker: InsecureBroker = False,
+    with_report: WithReport = True,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for scripts.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
 ) -> None:
@@ -66,7 +69,7 @@ def dedup(
     """
     import json
 
-    from producer.cli_join import Lines, nothing, spreading, usable_threads
+    from producer.cli_join import Lines, nothing, report_beside, spreading, usable_threads
     from similarity.dedup_request import DedupRequest, dedup_here
     from similarity.join_request import SideRequest, bytes_of
 
@@ -84,4 +87,6 @@ def dedup(
     progress = nothing if quiet or as_json else Lines()
     spread = spreading(distributed, broker_url, insecure_broker, size, max_pairs, quiet or as_json)
     done = dedup_here(request, out, progress=progress, spread=spread)
-    print(json.dumps(done.to_dict()) if as_json else done.line)
+    print(json.dumps(done.to_dict()) if as_json else visible(done.line))
+    if with_report:
+        report_beside(out, quiet=quiet or as_json)

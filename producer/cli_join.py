@@ -9,8 +9,10 @@ import typer
 
 from producer.broker_options import BrokerUrl, Distributed, InsecureBroker, PanelSize
 from producer.job_options import SizeName
+from producer.reporting import WithReport
 from schemas.join import Device, Integers, Precision, Score
 from schemas.sizes import CPU
+from schemas.visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,6 +96,7 @@ def join(
     force: Annotated[
         bool, typer.Option("--force", help="Compare vectors of different spaces; the output says so.")
     ] = False,
+    with_report: WithReport = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
@@ -144,9 +147,23 @@ def join(
     progress = nothing if quiet or as_json else Lines()
     spread = spreading(distributed, broker_url, insecure_broker, size, max_pairs, quiet or as_json)
     done = join_here(request, out, max_pairs=max_pairs, progress=progress, spread=spread)
-    print(json.dumps(done.to_dict()) if as_json else done.line)
+    print(json.dumps(done.to_dict()) if as_json else visible(done.line))
     if done.forced and not as_json:
         print(f"{done.join}: FORCED: the spaces differ in {', '.join(done.forced)}", file=sys.stderr)
+    if with_report:
+        report_beside(out, quiet=quiet or as_json)
+
+
+def report_beside(out: str, *, quiet: bool) -> None:
+    """Have the report of a join or a dedup made, and say where it lies."""
+    from producer.reporting import report_on
+    from schemas.redaction import redact
+    from storage import layout
+    from storage.store import canonical_location
+
+    place = canonical_location(out)
+    if report_on(place, lambda line: print(visible(line), file=sys.stderr)) and not quiet:
+        print(f"report: {visible(redact(place))}/{layout.REPORT}", file=sys.stderr)
 
 
 class Lines:

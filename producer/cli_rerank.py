@@ -8,6 +8,7 @@ import typer
 from producer.broker_options import BrokerUrl, InsecureBroker
 from producer.error_limit import ErrorLimit
 from producer.job_options import AllowUnpinned, DtypeName, Model, SizeName
+from producer.reporting import WithReport
 
 
 class ActivationName(StrEnum):
@@ -166,6 +167,7 @@ def rerank(
     ] = False,
     broker_url: BrokerUrl = "",
     insecure_broker: InsecureBroker = False,
+    with_report: WithReport = True,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for scripts.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", envvar="EMBEDMILL_QUIET")] = False,
 ) -> None:
@@ -235,4 +237,5 @@ def rerank(
         quiet=quiet,
         again=again,
         limit=limit,
+        with_report=with_report,
     )

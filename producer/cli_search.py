@@ -41,6 +41,7 @@ def search(
     import os
     import sys
 
+    from schemas.visible import visible
     from storage.jobs import open_job
     from storage.store import canonical_location, open_store
 
@@ -53,7 +54,7 @@ def search(
         print(json.dumps(_told(job, row, role, found)))
         return
     print("\n".join(_lines(found.hits)))
-    print(_summary(job, role, found), file=sys.stderr)
+    print(visible(_summary(job, role, found)), file=sys.stderr)
 
 
 def _search(

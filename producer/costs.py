@@ -1,8 +1,11 @@
 """Costs: what a row is estimated to take of a device, in tokens, and of memory, in bytes."""
 
+import numpy as np
+
 from schemas.model_cards import PIXELS_PER_TOKEN, ModelCard
 from schemas.recipe import Recipe
 from schemas.rows import ManifestRow, Modality, Part
+from schemas.text_run import TextRun
 
 #: What a sound is taken for before it is fetched, and the tokens that a second of it makes.
 _GUESSED_SECONDS, _TOKENS_PER_SECOND = 10.0, 50.0
@@ -13,6 +16,14 @@ _DECODING = 500.0
 def text_cost(text: str, card: ModelCard) -> float:
     """The estimated tokens of a text: a token takes four characters, and two mark the ends."""
     return card.text_padding or min(len(text) / 4 + 2, card.max_tokens)
+
+
+def run_costs(run: TextRun, card: ModelCard) -> np.ndarray:
+    """What `text_cost` says of each text, float64 (rows,)."""
+    if card.text_padding:
+        return np.full(len(run), float(card.text_padding))
+    lengths = np.fromiter(map(len, run.texts), np.int64, len(run))
+    return np.minimum(lengths / 4 + 2, card.max_tokens)
 
 
 def row_cost(row: ManifestRow, card: ModelCard, recipe: Recipe) -> float:
@@ -50,6 +61,14 @@ def row_size(row: ManifestRow) -> int:
     if row.parts:
         size += sum(_bytes(part.text or part.uri or "") for part in row.parts)
     return size if row.uri is None else size + len(row.uri)
+
+
+def run_sizes(run: TextRun) -> np.ndarray:
+    """What `row_size` says of each row, int64 (rows,)."""
+    sizes = np.fromiter(map(_bytes, run.texts), np.int64, len(run))
+    for column in run.kept:
+        sizes += np.fromiter((_bytes(value) if isinstance(value, str) else 0 for value in column), np.int64, len(run))
+    return sizes
 
 
 def _bytes(text: str) -> int:

@@ -32,35 +32,52 @@ class CsvReader:
         # Whole unquoted fields with their delimiters; it matches everywhere, be it nothing.
         fields = re.compile(rf'(?:(?:[^"{delimiter}][^{delimiter}]*+)?+{delimiter})*+'.encode())
         self._unquoted: Callable[[bytes, int], re.Match[bytes]] = fields.match  # type: ignore[assignment]
+        self.number = self._first = 1  # the line at hand, and that on which the record begins
+        self._held: list[bytes] = []
+        self._size, self._state = 0, _Quoting.START
 
     def records(self, pieces: Iterable[tuple[bytes, bool]]) -> Iterator[tuple[int, list[str] | Reject]]:
         """The fields of each record, or its Reject, with the line that it begins on; blank lines are left out."""
-        number = first = 1  # the line at hand, and that on which the record begins
-        held: list[bytes] = []
-        size, state = 0, _Quoting.START
+        yield from self.some(pieces)
+        yield from self.rest()
+
+    @property
+    def is_between_records(self) -> bool:
+        """Whether what comes next begins a record."""
+        return not self._size
+
+    def go_on_at(self, number: int) -> None:
+        """Somebody else has read what comes before this line."""
+        self.number = self._first = number
+
+    def some(self, pieces: Iterable[tuple[bytes, bool]]) -> Iterator[tuple[int, list[str] | Reject]]:
+        """The records that end within `pieces`."""
         for piece, ends in pieces:
-            size += len(piece) + ends
-            if size <= LINE_LIMIT + 1:
-                held.append(piece)
-            elif held:
-                held = []
-            if state is not _Quoting.START or b'"' in piece or not ends:
-                state = self._advance(state, piece)
+            self._size += len(piece) + ends
+            if self._size <= LINE_LIMIT + 1:
+                self._held.append(piece)
+            elif self._held:
+                self._held = []
+            if self._state is not _Quoting.START or b'"' in piece or not ends:
+                self._state = self._advance(self._state, piece)
             if not ends:
                 continue
-            number += 1
-            if state is _Quoting.OPEN:
+            self.number += 1
+            if self._state is _Quoting.OPEN:
                 continue
+            held, size, first = self._held, self._size, self._first
+            self._held, self._size, self._state, self._first = [], 0, _Quoting.START, self.number
             if size > LINE_LIMIT + 1:
                 yield first, too_long_line(first, size)
             elif size > 1 and held != [b"\r"]:
                 yield first, self._fields(held, first)
-            held, size, state, first = [], 0, _Quoting.START, number
-        if size:
-            yield (
-                first,
-                broken_line(first, f"a quote is opened and not closed up to the end of line {number - 1}, the last"),
-            )
+
+    def rest(self) -> Iterator[tuple[int, Reject]]:
+        """What is said of a record that does not end."""
+        if self._size:
+            last = self.number - 1
+            message = f"a quote is opened and not closed up to the end of line {last}, the last"
+            yield self._first, broken_line(self._first, message)
 
     def _advance(self, state: _Quoting, data: bytes) -> _Quoting:
         """The state behind `data`."""

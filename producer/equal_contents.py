@@ -7,6 +7,7 @@ import numpy as np
 from producer.costs import row_size
 from schemas.failures import Reject
 from schemas.rows import ManifestRow, Modality
+from schemas.text_run import TextRun
 from storage.duplicates import DuplicateFinder
 
 #: Rows that wait for others of their content are held in memory: at most so many, and bytes of text.
@@ -14,11 +15,11 @@ MAX_HELD, MAX_HELD_BYTES = 262_144, 256 * 2**20
 #: The same of one content; several such groups go into a shard.
 MAX_GROUP, MAX_GROUP_BYTES = 4_096, 8 * 2**20
 #: Rows a second that a manifest is read with, for weighing a second reading against what it saves.
-READ_PER_S = 50_000.0
+READ_PER_S = 100_000.0
 
 Together = tuple[ManifestRow, ...]
 #: What a record became, or several of equal content; None: its modality is not asked for.
-Outcome = ManifestRow | Together | Reject | None
+Outcome = ManifestRow | TextRun | Together | Reject | None
 
 
 class EqualContents:
@@ -29,7 +30,11 @@ class EqualContents:
 
     def add(self, row: ManifestRow) -> None:
         if row.defect is None:
-            self._finder.add_hash(_content_number(row).to_bytes(16, "little", signed=True), row.line)
+            self._finder.add_number(_content_number(row), row.line)
+
+    def add_run(self, run: TextRun) -> None:
+        """Take many rows."""
+        self._finder.add_numbers(list(map(hash, run.texts)), run.lines)
 
     def lines(self, rows: int, seconds: float) -> np.ndarray:
         """An int64 (n, 2) array, sorted: each line whose content was there before, and the line that had it first.
@@ -54,12 +59,26 @@ def together(outcomes: Iterable[Outcome], lines: np.ndarray) -> Iterator[Outcome
     rest. `lines` are those of `EqualContents.lines`.
     """
     groups = _Groups(lines)
-    for outcome in outcomes:
+    for outcome in runs_parted(outcomes, groups.lines):
         if type(outcome) is not ManifestRow or not groups.next_line or outcome.line < groups.next_line:
             yield outcome
         else:
             yield from groups.take(outcome)
     yield from groups.rest()
+
+
+def runs_parted(outcomes: Iterable[Outcome], lines: np.ndarray) -> Iterator[Outcome]:
+    """The outcomes, with the rows on `lines`, which are sorted, one by one, as long as these are there."""
+    for outcome in outcomes:
+        if type(outcome) is not TextRun:
+            yield outcome
+            continue
+        begin, end = np.searchsorted(lines, (outcome.lines[0], outcome.lines[-1] + 1)).tolist()
+        if begin == end:
+            yield outcome
+        else:
+            alone = np.flatnonzero(np.isin(outcome.lines, lines[begin:end]))
+            yield from outcome.parted(alone.tolist())
 
 
 class _Groups:
@@ -69,12 +88,12 @@ class _Groups:
         first, counts = np.unique(lines[:, 1], return_counts=True)
         members = np.concatenate([lines[:, 0], first])
         order = np.argsort(members, kind="stable")
-        self._lines, self._first = members[order], np.concatenate([lines[:, 1], first])[order]
+        self.lines, self._first = members[order], np.concatenate([lines[:, 1], first])[order]
         self._firsts, self._counts = first, counts + 1  # rows that each group still waits for
         self._held: dict[int, list[ManifestRow]] = {}  # by the first line
         self._sizes: dict[int, int] = {}  # bytes of each of these
         self._rows = self._bytes = self._at = 0
-        self.next_line = int(self._lines[0])  # the next line that has equals; 0: none has
+        self.next_line = int(self.lines[0])  # the next line that has equals; 0: none has
 
     def take(self, row: ManifestRow) -> Iterator[ManifestRow | Together]:
         while self.next_line and self.next_line < row.line:  # lines that are no rows after all
@@ -105,7 +124,7 @@ class _Groups:
 
     def _advance(self) -> None:
         self._at += 1
-        self.next_line = int(self._lines[self._at]) if self._at < len(self._lines) else 0
+        self.next_line = int(self.lines[self._at]) if self._at < len(self.lines) else 0
 
     def _release(self, first: int) -> Together:
         group = tuple(self._held.pop(first))

@@ -11,6 +11,8 @@ _KNOWN_FROM = {
     Source.BENCH: "measured by `embedmill bench`",
     Source.JOB: "as an earlier job took",
 }
+#: A job that was thought to take less, in seconds of workers' time, is all start-up.
+_LEAST_S = 1.0
 
 
 def estimate_lines(estimate: Mapping[str, Any] | None) -> list[str]:
@@ -38,7 +40,7 @@ def estimate_lines(estimate: Mapping[str, Any] | None) -> list[str]:
 def comparison_lines(receipt: Mapping[str, Any] | None) -> list[str]:
     """What the end says of the estimate: nothing where there was none, or none was compared."""
     estimate = (receipt or {}).get("estimate")
-    if not estimate or not estimate.get("actual_by_estimate"):
+    if not estimate or not estimate.get("actual_by_estimate") or estimate["worker_s"] < _LEAST_S:
         return []
     ratio, source = estimate["actual_by_estimate"], estimate.get("source")
     took, thought = duration(estimate["actual_worker_s"]), duration(estimate["worker_s"])

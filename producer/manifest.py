@@ -15,12 +15,13 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from producer.blocks import WINDOW, Block, csv_blocks, json_blocks
 from producer.csv_records import CsvReader
 from producer.folder_records import FolderManifest, files_below, is_medium
 from producer.json_records import json_records
 from producer.manifest_source import Source, changed, manifest_errors, open_source
 from producer.parquet_records import NOT_UTF8, column_values
-from producer.records import Line, broken_line, line_pieces
+from producer.records import Line, Record, broken_line, line_pieces
 from producer.tar_records import compressed, is_tar, open_folder_of_tars, open_tars
 from schemas.errors import ManifestError
 from schemas.failures import Reject, one_line
@@ -127,22 +128,38 @@ class FileManifest:
 
         Raises ManifestError when the manifest cannot be read, or changed since it was first read.
         """
-        with self._opened() as source:
+        with self._hashed() as source:
             if self.format is Format.PARQUET:
                 yield from self._parquet_records(source, columns)
             elif self.format is Format.JSONL:
                 yield from json_records(line_pieces(source.text_chunks()))
             else:
                 yield from self._csv_records(source)
-            digest = source.sha256()
-        if self.sha256 not in (None, digest):
-            raise changed(self.name)
-        self.sha256 = digest
+
+    def blocks(self, columns: Collection[str] | None = None, window: int = WINDOW) -> Iterator[Block | Line]:
+        """The same lines as `records`, in blocks where nothing is odd; `window` bytes are tried as one."""
+        with self._hashed() as source:
+            if self.format is Format.PARQUET:
+                yield from self._parquet_blocks(source, columns)
+            elif self.format is Format.JSONL:
+                yield from json_blocks(source.text_chunks(), columns, window)
+            else:
+                yield from self._csv_blocks(source, window)
 
     def digest(self) -> str:
         """The sha256 of the raw bytes."""
         with self._opened() as source:
             return source.sha256()
+
+    @contextlib.contextmanager
+    def _hashed(self) -> Iterator[Source]:
+        """The manifest's bytes, and their digest once all is read; raises ManifestError where they changed."""
+        with self._opened() as source:
+            yield source
+            digest = source.sha256()
+        if self.sha256 not in (None, digest):
+            raise changed(self.name)
+        self.sha256 = digest
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Source]:
@@ -155,23 +172,31 @@ class FileManifest:
         assert isinstance(header, list)
         columns = self._header(header)
         for number, fields in records:
-            if isinstance(fields, Reject):
-                yield number, fields
-            elif len(fields) != len(columns):
-                yield number, broken_line(number, f"the line has {len(fields)} fields, the header {len(columns)}")
-            else:
-                yield number, dict(zip(columns, fields, strict=True))
+            yield _csv_line(number, fields, columns)
+
+    def _csv_blocks(self, source: Source, window: int) -> Iterator[Block | Line]:
+        columns, is_first = self.columns, True
+        assert columns is not None  # it has a header
+        for item in csv_blocks(source.text_chunks(), columns, self._delimiter, window):
+            if isinstance(item, Block):
+                yield item[1:] if is_first else item
+            elif not is_first:
+                yield _csv_line(*item, columns)
+            is_first = False
 
     def _text_records(self, source: Source) -> Iterator[tuple[int, list[str] | Reject]]:
         """The fields of each CSV record, the header first; raises ManifestError when there is none."""
-        delimiter = "\t" if self.format is Format.TSV else ","
-        records = CsvReader(delimiter).records(line_pieces(source.text_chunks()))
+        records = CsvReader(self._delimiter).records(line_pieces(source.text_chunks()))
         first = next(records, None)
         if first is None or isinstance(first[1], Reject):
             reason = "it is empty" if first is None or not isinstance(first[1], Reject) else first[1].message
             raise ManifestError(f"{self.name}: no header in line 1: {reason}; name the columns there")
         yield first
         yield from records
+
+    @property
+    def _delimiter(self) -> str:
+        return "\t" if self.format is Format.TSV else ","
 
     def _header(self, names: Iterable[str]) -> tuple[str, ...]:
         columns = tuple(names)
@@ -188,18 +213,35 @@ class FileManifest:
         return schema
 
     def _parquet_records(self, source: Source, columns: Collection[str] | None) -> Iterator[Line]:
+        for block in self._parquet_blocks(source, columns):
+            yield from block.records() if isinstance(block, Block) else [block]
+
+    def _parquet_blocks(self, source: Source, columns: Collection[str] | None) -> Iterator[Block | Line]:
         unpacked = source.unpacked(hashed=True)
         file = pq.ParquetFile(unpacked, pre_buffer=False, buffer_size=_BUFFER)
         names = [name for name in self._header(file.schema_arrow.names) if columns is None or name in columns]
-        number = 0
+        number = 1
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=names, use_threads=False):
             values = [column_values(column, name, self.name) for column, name in zip(batch.columns, names, strict=True)]
-            for row in zip(*values, strict=True):
-                number += 1
-                if NOT_UTF8 in row:
-                    yield number, broken_line(number, f"column {names[row.index(NOT_UTF8)]} is not UTF-8")
-                else:
-                    yield number, dict(zip(names, row, strict=True))
+            block = Block(range(number, number + batch.num_rows), dict(zip(names, values, strict=True)))
+            number += batch.num_rows
+            if any(NOT_UTF8 in column for column in values):
+                yield from (_parquet_line(line, record) for line, record in block.records())
+            else:
+                yield block
+
+
+def _csv_line(number: int, fields: list[str] | Reject, columns: tuple[str, ...]) -> Line:
+    if isinstance(fields, Reject):
+        return number, fields
+    if len(fields) != len(columns):
+        return number, broken_line(number, f"the line has {len(fields)} fields, the header {len(columns)}")
+    return number, dict(zip(columns, fields, strict=True))
+
+
+def _parquet_line(number: int, record: Record | Reject) -> Line:
+    broken = [name for name, value in record.items() if value is NOT_UTF8] if isinstance(record, dict) else []
+    return (number, broken_line(number, f"column {broken[0]} is not UTF-8")) if broken else (number, record)
 
 
 def open_manifest(location: str) -> Manifest:

@@ -1,9 +1,9 @@
 """Outcomes: what became of a job's rows, read from the published shards, or from the list that a finished job has."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import pyarrow as pa
@@ -48,10 +48,15 @@ class Outcomes:
     def failed(self) -> int:
         return sum(self.failures.values())
 
+    def to_dict(self) -> dict[str, Any]:
+        """For the receipt of a finished job; how many shards, not which."""
+        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        return told | {"shards": len(self.shards)}
 
-def published_files(job: Job) -> Iterator[PublishedFile]:
-    """Every published shard with its footer, by shard number; footers are read side by side."""
-    found = sorted(published_shards(job.store))
+
+def published_files(job: Job, *, known: Collection[str] = ()) -> Iterator[PublishedFile]:
+    """Every published shard with its footer, by shard number, but for known keys; footers are read side by side."""
+    found = sorted(item for item in published_shards(job.store) if item[1] not in known)
     with ThreadPoolExecutor(_READERS) as pool:
         footers = pool.map(lambda item: footer_of(job.store, item[1]), found)
         for (shard, key, size), footer in zip(found, footers, strict=True):

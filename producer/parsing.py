@@ -1,11 +1,12 @@
 """Parsing: one raw record becomes a ManifestRow, or a Reject that says why it is none."""
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import orjson
 
+from producer.blocks import Block
 from producer.contents import CONTENT_COLUMNS, Refusal, WrittenPart, content_of
 from producer.manifest import Manifest
 from producer.records import UNSAFE, Record
@@ -13,11 +14,17 @@ from schemas.errors import ManifestError, Refused
 from schemas.failures import FailureCode, Reject, RejectCode, one_line
 from schemas.job import KEEP_TYPES, KeptColumn
 from schemas.rows import PART_ORDER, ManifestRow, Modality, Part
+from schemas.text_run import TextRun
 
 #: Characters of a text; a longer one is a failure.
 MAX_CHARS = 1_000_000
 #: UTF-8 bytes of an id.
 MAX_ID_BYTES = 512
+
+#: What may stand beside a text without making the row anything else.
+_PLAIN_BESIDE_TEXT: dict[str, tuple[str, ...]] = {"modality": ("", "text"), "uri": ("",), "parts": ("",)}
+#: A block with more than one odd row in so many is parsed row by row.
+_MOST_ODD = 8
 
 _RESERVED = ("id", "embedding", "modality")  # columns of the output that are embedmill's own
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
@@ -107,6 +114,72 @@ class RowParser:
             id=id_, line=line, modality=modality, text=text, uri=uri, parts=parts, defect=defect, kept=kept
         )
 
+    def parse_block(self, block: Block) -> Iterator[TextRun | ManifestRow | Reject | None]:
+        """What `parse` makes of the block's records, in their order; plain texts come in runs."""
+        run, odd = self._plain(block)
+        if run is None:
+            yield from map(self.parse, block.lines, map(block.record, range(len(block))))
+            return
+        begin = 0
+        for at in odd:
+            if at > begin:
+                yield run[begin:at]
+            yield self.parse(block.lines[at], block.record(at))
+            begin = at + 1
+        if begin < len(block):
+            yield run[begin:]
+
+    def _plain(self, block: Block) -> tuple[TextRun | None, list[int]]:
+        """The block as one run, where nearly all of it is plain texts, and the places of the rows that are not."""
+        ids, texts = block.columns.get(self._id_column), block.columns.get("text")
+        if ids is None or texts is None or Modality.TEXT not in self._taken & self._supported:
+            return None, []
+        if set(map(type, ids)) == {int}:
+            ids = list(map(str, ids))
+        odd = self._odd(block, ids, texts)
+        kept = None if len(odd) * _MOST_ODD > len(block) else self._kept_columns(block, odd)
+        if kept is None:
+            return None, []
+        return TextRun(list(ids), block.lines, list(texts), kept), sorted(odd)
+
+    def _odd(self, block: Block, ids: Sequence[object], texts: Sequence[object]) -> set[int]:
+        """The places of the rows that are more, or less, than an id and a text: looked for only where there are any."""
+        odd = set[int]()
+        if not _are_ids(ids):
+            odd.update(at for at, value in enumerate(ids) if not _is_plain_id(value))
+        if not self._are_texts(texts):
+            odd.update(at for at, value in enumerate(texts) if not self._is_plain_text(value))
+        for name, plain in _PLAIN_BESIDE_TEXT.items():
+            values = block.columns.get(name)
+            if values is not None and set(map(type, values)) != {type(None)}:
+                odd.update(at for at, value in enumerate(values) if not (value is None or value in plain))
+        return odd
+
+    def _are_texts(self, values: Sequence[object]) -> bool:
+        """Whether each is a text without a defect."""
+        if set(map(type, values)) != {str}:
+            return False
+        texts: list[str] = values  # type: ignore[assignment]  # the line above says so
+        whole, sizes = "".join(texts), list(map(len, texts))
+        is_sound = "\0" not in whole and (whole.isascii() or _is_unicode(whole))
+        return is_sound and min(sizes) > 0 and max(sizes) <= self._max_chars and not any(map(str.isspace, texts))
+
+    def _is_plain_text(self, value: object) -> bool:
+        return type(value) is str and self._text(value) == (value, None)
+
+    def _kept_columns(self, block: Block, odd: Collection[int]) -> tuple[list[object], ...] | None:
+        """The kept columns, without the values of `odd` rows; None where another value is not of its type."""
+        columns = []
+        for column, convert in self._keep:
+            values: Sequence[object] = block.columns.get(column.name) or [None] * len(block)
+            if odd:
+                values = [None if at in odd else value for at, value in enumerate(values)]
+            try:
+                columns.append([_converted(value, column, convert) for value in values])
+            except Refusal:
+                return None
+        return tuple(columns)
+
     def _parts(self, written: list[WrittenPart]) -> tuple[tuple[Part, ...], FailureCode | None]:
         """The parts in their order, none where one has a defect, and what is wrong with the row."""
         parts, defects = [], []
@@ -144,6 +217,21 @@ class RowParser:
 
     def _kept(self, record: Record) -> tuple[object, ...]:
         return tuple([_converted(record.get(column.name), column, convert) for column, convert in self._keep])
+
+
+def _are_ids(values: Sequence[object]) -> bool:
+    """Whether each can be an id as it is."""
+    if set(map(type, values)) != {str}:
+        return False
+    ids: list[str] = values  # type: ignore[assignment]  # the line above says so
+    whole, sizes = "".join(ids), list(map(len, ids))
+    if whole.isascii():
+        return whole.isprintable() and min(sizes) > 0 and max(sizes) <= MAX_ID_BYTES
+    return UNSAFE.search(whole) is None and min(sizes) > 0 and max(sizes) * 4 <= MAX_ID_BYTES
+
+
+def _is_plain_id(value: object) -> bool:
+    return type(value) is str and 0 < len(value) <= MAX_ID_BYTES // 4 and UNSAFE.search(value) is None
 
 
 def parsed_id(value: object, column: str) -> str:

@@ -2,15 +2,17 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from producer.costs import row_cost, row_size
-from producer.equal_contents import EqualContents, Outcome, Together, together
-from producer.manifest import Manifest
+from producer.blocks import Block
+from producer.costs import row_cost, row_size, run_costs, run_sizes
+from producer.equal_contents import EqualContents, Outcome, Together, runs_parted, together
+from producer.manifest import FileManifest, Manifest
 from producer.parsing import RowParser, require_columns
+from producer.records import Line
 from producer.reuse import ReusedTexts
 from schemas.errors import ManifestError
 from schemas.failures import FailureCode, Reject, RejectCode
@@ -18,6 +20,7 @@ from schemas.job import JobSpec, PlanRecord
 from schemas.model_cards import ModelCard
 from schemas.recipe import OutputType, Recipe
 from schemas.rows import ManifestRow, Modality
+from schemas.text_run import TextRun
 from storage.duplicates import DuplicateFinder
 from storage.plans import PlanWriter
 from storage.reuse import EarlierContents
@@ -30,6 +33,10 @@ MAX_SHARD_BYTES = 32 * 2**20
 #: The first shards are smaller, so that a small job is spread over workers and shows progress early.
 RAMP = 8
 PROGRESS_ROWS = 10_000
+#: Rows of a run that are looked at together for where a shard is full.
+_CUT_AT_ONCE = 2048
+#: Fewer rows than so many are sooner taken one by one.
+_SHORT_RUN = 24
 
 
 def make_plan(
@@ -85,11 +92,21 @@ class _Read:
 
 def _outcomes(manifest: Manifest, parser: RowParser, progress: Callable[[int], None] | None) -> Iterator[Outcome]:
     """What each record of the manifest is, in line order."""
-    parse = parser.parse
-    for count, (line, record) in enumerate(manifest.records(parser.columns), start=1):
-        if progress is not None and count % PROGRESS_ROWS == 0:
-            progress(count)
-        yield record if type(record) is Reject else parse(line, record)  # type: ignore[arg-type]  # `is` for speed
+    count, told = 0, PROGRESS_ROWS
+    for item in _read(manifest, parser.columns):
+        count += len(item) if isinstance(item, Block) else 1
+        while progress is not None and told <= count:
+            progress(told)
+            told += PROGRESS_ROWS
+        if isinstance(item, Block):
+            yield from parser.parse_block(item)
+        else:
+            line, record = item
+            yield record if isinstance(record, Reject) else parser.parse(line, record)
+
+
+def _read(manifest: Manifest, columns: Collection[str]) -> Iterator[Block | Line]:
+    return manifest.blocks(columns) if isinstance(manifest, FileManifest) else manifest.records(columns)
 
 
 def _with_ids_noted(outcomes: Iterable[Outcome], ids: DuplicateFinder, contents: EqualContents) -> Iterator[Outcome]:
@@ -97,6 +114,9 @@ def _with_ids_noted(outcomes: Iterable[Outcome], ids: DuplicateFinder, contents:
         if type(outcome) is ManifestRow:
             ids.add(outcome.id, outcome.line)
             contents.add(outcome)
+        elif type(outcome) is TextRun:
+            ids.add_ids(outcome.ids, outcome.lines)
+            contents.add_run(outcome)
         yield outcome
 
 
@@ -121,7 +141,7 @@ def _rows_only(outcomes: Iterable[Outcome], ids: DuplicateFinder, name: str) -> 
 def _without(duplicates: np.ndarray, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
     """The outcomes, with the rows on the lines of `duplicates` made rejects."""
     at, line = 0, int(duplicates[0, 0])
-    for outcome in outcomes:
+    for outcome in runs_parted(outcomes, duplicates[:, 0]):
         if type(outcome) is ManifestRow and outcome.line == line:
             yield _duplicate(line, int(duplicates[at, 1]), outcome.id)
             at += 1
@@ -142,6 +162,8 @@ def _write(outcomes: Iterable[Outcome], writer: PlanWriter, cutter: "_Cutter") -
             cutter.add(outcome)
             if outcome.defect is FailureCode.MODALITY_UNSUPPORTED:
                 read.unsupported[outcome.modality] += 1
+        elif type(outcome) is TextRun:
+            cutter.add_run(outcome)
         elif type(outcome) is tuple:
             cutter.add(outcome[0], outcome[1:])
         elif outcome is None:
@@ -198,6 +220,8 @@ class _OpenShard:
     """The rows of one modality that wait for their shard to be full."""
 
     rows: list[ManifestRow] = field(default_factory=list)
+    runs: list[TextRun] = field(default_factory=list)  # more rows
+    count: int = 0  # of all of them
     cost: float = 0.0  # estimated tokens
     size: int = 0  # bytes of text, uri and kept strings
 
@@ -227,34 +251,61 @@ class _Cutter:
         if equal and self._is_too_much(row, equal):
             self._close_shard(row.modality)
         shard = self._open[row.modality]
-        shard.rows.append(row)
+        shard.rows += (row, *equal)
+        shard.count += 1 + len(equal)
         shard.cost += row_cost(row, self._card, self._recipe)
-        shard.size += row_size(row)
-        if equal:
-            shard.rows.extend(equal)
-            shard.size += sum(map(row_size, equal))
+        shard.size += row_size(row) + sum(map(row_size, equal))
         if self.sample is not None:
             for one in (row, *equal):
                 self.sample.offer(one)
-        if shard.cost >= self._budget or len(shard.rows) >= MAX_SHARD_ROWS or shard.size >= MAX_SHARD_BYTES:
+        if shard.cost >= self._budget or shard.count >= MAX_SHARD_ROWS or shard.size >= MAX_SHARD_BYTES:
             self._close_shard(row.modality)
+
+    def add_run(self, run: TextRun) -> None:
+        """Take many rows, as `add` takes each."""
+        if len(run) < _SHORT_RUN:
+            for row in run.rows():
+                self.add(row)
+            return
+        if self.sample is not None:
+            for row in run.rows():
+                self.sample.offer(row)
+        costs, sizes = run_costs(run, self._card), run_sizes(run)
+        begin = 0
+        while begin < len(run):
+            part = slice(begin, min(begin + _CUT_AT_ONCE, len(run)))
+            begin += self._take(run, part, costs[part], sizes[part])
+
+    def _take(self, run: TextRun, part: slice, costs: np.ndarray, sizes: np.ndarray) -> int:
+        """Take the rows of `part` up to the one that fills the shard; how many these are."""
+        shard = self._open[Modality.TEXT]
+        cost = np.cumsum(np.concatenate([[shard.cost], costs]))[1:]  # one after the other, as if they were added singly
+        size = shard.size + np.cumsum(sizes)
+        count = shard.count + np.arange(1, len(costs) + 1)
+        full = (cost >= self._budget) | (count >= MAX_SHARD_ROWS) | (size >= MAX_SHARD_BYTES)
+        last = int(full.argmax()) if full.any() else len(costs) - 1
+        shard.runs.append(run[part.start : part.start + last + 1])
+        shard.count, shard.cost, shard.size = int(count[last]), float(cost[last]), int(size[last])
+        if full[last]:
+            self._close_shard(Modality.TEXT)
+        return last + 1
 
     def _is_too_much(self, row: ManifestRow, equal: Together) -> bool:
         """Whether these rows, which stay together, are too much for the open shard."""
         shard, size = self._open[row.modality], row_size(row) + sum(map(row_size, equal))
-        full = len(shard.rows) + len(equal) >= MAX_SHARD_ROWS or shard.size + size > MAX_SHARD_BYTES
-        return bool(shard.rows) and full
+        full = shard.count + len(equal) >= MAX_SHARD_ROWS or shard.size + size > MAX_SHARD_BYTES
+        return bool(shard.count) and full
 
     def close(self) -> None:
         """Close the shards that are not full, in the order of their modalities."""
         for modality, shard in self._open.items():
-            if shard.rows:
+            if shard.count:
                 self._close_shard(modality)
 
     def _close_shard(self, modality: Modality) -> None:
         shard = self._open[modality]
-        cost = shard.cost - self.reused.saved_by(shard.rows)
-        self._writer.add_shard(modality, shard.rows, max(cost, 0.0))
+        cost = shard.cost - self.reused.saved_by(modality, shard.rows, shard.runs)
+        self._writer.add_shard(modality, shard.rows, max(cost, 0.0), runs=shard.runs)
         self.cost += cost
         self._open[modality] = _OpenShard()
         self._shards += 1

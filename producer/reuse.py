@@ -8,6 +8,7 @@ from schemas.errors import Refused
 from schemas.model_cards import Kind, ModelCard
 from schemas.rows import ManifestRow, Modality
 from schemas.space import Space
+from schemas.text_run import TextRun
 from storage.jobs import Job, open_job
 from storage.reuse import EarlierContents, contents_of, reused_column
 from storage.store import open_store
@@ -57,14 +58,15 @@ class ReusedTexts:
         self.cost = 0.0  # estimated tokens
         self.has_media = False
 
-    def saved_by(self, rows: list[ManifestRow]) -> float:
+    def saved_by(self, modality: Modality, rows: Iterable[ManifestRow], runs: Iterable[TextRun]) -> float:
         """The cost of those of a shard's rows that need not be computed; equal ones count once."""
         if self._earlier is None:
             return 0.0
-        if rows[0].modality is not Modality.TEXT:
+        if modality is not Modality.TEXT:
             self.has_media = True
             return 0.0
         texts = [row.text for row in rows if row.text is not None and row.defect is None]
+        texts += [text for run in runs for text in run.texts]
         places = self._earlier.find(b"".join(map(text_content, texts)))
         found = {text for text, place in zip(texts, places.tolist(), strict=True) if place >= 0}
         self._earlier.want(places[places >= 0])

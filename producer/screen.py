@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from producer.coordinator import Progress
 from producer.duration import duration
+from schemas.failures import one_line
 from schemas.model_cards import Kind
+from schemas.visible import visible_lines
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -93,14 +95,15 @@ class Rate:
 class LineScreen:
     """A plain line now and then."""
 
-    def __init__(self, words: Words) -> None:
+    def __init__(self, words: Words, *, prefix: str = "") -> None:
+        self._prefix = prefix
         self._last = 0.0
         self._shown: tuple[int, str] | None = None
         self._words, self._rate = words, Rate(words)
 
     def say(self, line: str) -> None:
         with contextlib.suppress(OSError):  # nobody listens any more: the work goes on
-            print(line, file=sys.stderr, flush=True)  # noqa: T201  # talk goes to stderr
+            print(visible_lines(line), file=sys.stderr, flush=True)  # noqa: T201  # talk goes to stderr
 
     def planning(self, rows: int) -> None:
         if self._due():
@@ -117,7 +120,7 @@ class LineScreen:
             f"{done}, {progress.published}/{progress.shards} shards, "
             f"{progress.failed} failed, {progress.workers} workers, {rate}"
         )
-        self.say(f"{line} ({progress.note})" if progress.note else line)
+        self.say(self._prefix + (f"{line} ({one_line(progress.note)})" if progress.note else line))
 
     def __enter__(self) -> "LineScreen":
         return self
@@ -153,7 +156,7 @@ class TerminalScreen:
         self._task: TaskID = self._bar.add_task("planning", total=None, note=words.rows)
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False)
+        self._console.print(visible_lines(line), markup=False)
 
     def planning(self, rows: int) -> None:
         self._bar.update(self._task, completed=rows)

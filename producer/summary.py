@@ -38,6 +38,7 @@ def summary_lines(status: JobStatus, *, seconds: float | None, done_now: int) ->
         rate = f"{done_now / max(seconds, 1e-9):,.1f} {Words.of(status.kind).rows}/s"
         lines.append(f"  took      {duration(seconds)}, {rate}, all included")
     lines.append(f"  output    {_short(status.location)}/data ({status.file_bytes / 2**20:,.1f} MiB)")
+    lines += _report(status)
     if status.vectors:
         lines += ["", "Look at it:", f"  {duckdb_command(status)}"]
     if set(status.failures) & {str(code) for code in RETRYABLE}:
@@ -82,6 +83,7 @@ def status_lines(status: JobStatus) -> list[str]:
         *_left_out(status),
         f"  model     {status.model} (space {status.space})",
         f"  output    {_short(status.location)}/data ({status.file_bytes / 2**20:,.1f} MiB)",
+        *_report(status),
     ]
     lines += receipt_lines(status.receipt)
     lines += estimate_lines(status.estimate) if status.state is JobState.PLANNED else comparison_lines(status.receipt)
@@ -124,6 +126,10 @@ def _origins(status: JobStatus) -> list[str]:
 
 def _left_out(status: JobStatus) -> list[str]:
     return [f"  left out  {status.left_out:,} files whose endings are of no medium"] if status.left_out else []
+
+
+def _report(status: JobStatus) -> list[str]:
+    return [f"  report    {_short(status.report)}"] if status.report else []
 
 
 def _by_modality(status: JobStatus) -> str:

@@ -18,8 +18,8 @@ _DTYPES = {
     Precision.BF16: torch.bfloat16,
     Precision.INT8: torch.int32,  # what a product of int8 is
 }
-#: Rows of a tile of scores: 16 MiB of them on a processor, 256 MiB on a GPU.
-TILE_LEFT, TILE_RIGHT = 1024, 4096
+#: Rows of a tile of scores: 32 MiB of them on a processor, 256 MiB on a GPU.
+TILE_LEFT, TILE_RIGHT = 2048, 4096
 _GPU_TILE_LEFT, _GPU_TILE_RIGHT = 4096, 16_384
 #: On a GPU more threads would only hold more tiles: they score again what the device has found.
 _GPU_THREADS = 4

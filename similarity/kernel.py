@@ -93,9 +93,8 @@ def join(
     """
     engine = engine or Engine()
     with engine.pool() as pool:
-        tiles = list(
-            pool.map(lambda block: _ScannedTile(block, wanted, measure, engine), parts(left, engine.tile_left))
-        )
+        rows = min(engine.tile_left, -(-len(left) // engine.threads) or 1)  # a thread has one tile at a time
+        tiles = list(pool.map(lambda block: _ScannedTile(block, wanted, measure, engine), parts(left, rows)))
         scans = (_Scan(part, measure, engine) for block in right for part in parts(block, engine.tile_right))
         under_way: deque[list[Future[None]]] = deque()
         for scan in one_ahead(scans):  # a thread without a tile of this scan begins with the next one
@@ -156,6 +155,11 @@ class Tile:
     @property
     def held(self) -> int:
         return sum(map(len, self._kept)) + int((self._right != _NO_ROW).sum())
+
+    @property
+    def may_refuse(self) -> bool:
+        """Whether there are pairs that are not wanted, whatever their score."""
+        return self._wanted.after_self or self._wanted.not_self
 
     def allowed(self, at: np.ndarray, right: np.ndarray) -> np.ndarray:
         """Which pairs of a row of this tile, by its place, and a right row are wanted at all."""
@@ -287,7 +291,7 @@ class _Scan:
         -inf where the block has too few rows that are wanted.
         """
         count = min(len(self._block), _FIRST_COLUMNS)
-        some = min(2 * tile.top_k, count)  # twice: some may not be wanted
+        some = min(tile.top_k * (2 if tile.may_refuse else 1), count)
         if some < tile.top_k:
             return np.full(len(tile.rows), -np.inf, np.float32)
         columns = self._nearest(products, count, some).cpu().numpy().reshape(-1)

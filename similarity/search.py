@@ -21,7 +21,7 @@ from storage.shards import footer_of, published_shards
 _BATCH_ROWS = 8192
 _START = "start_s"
 #: The types of vector columns, the most exact first.
-_BEST = (OutputType.FLOAT32, OutputType.FLOAT16, OutputType.INT8, OutputType.BINARY)
+BEST = (OutputType.FLOAT32, OutputType.FLOAT16, OutputType.INT8, OutputType.BINARY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ def search(job: Job, query: np.ndarray, *, k: int, modality: Modality | None = N
     Raises Refused where nothing of that modality is published.
     """
     outputs = job.record.space.recipe.outputs
-    stored = next(output for output in _BEST if output in outputs)
+    stored = next(output for output in BEST if output in outputs)
     keys = [(shard, key) for shard, key, _ in sorted(published_shards(job.store))]
     wanted = [(shard, key) for shard, key in keys if modality is None or key == layout.data_key(modality, shard)]
     best: list[_Near] = []
@@ -118,11 +118,11 @@ def _pieces(job: Job, shard: int, key: str, stored: OutputType) -> Iterator[_Pie
         for batch in file.iter_batches(
             _BATCH_ROWS, columns=[ID, column, *([_START] if cut else [])], use_threads=False
         ):
-            vectors = _floats(vectors_from_arrow(pa.chunked_array([batch[column]])), stored, ranges, dim)
+            vectors = floats_of(vectors_from_arrow(pa.chunked_array([batch[column]])), stored, ranges, dim)
             yield _Piece(shard, key, batch[ID], batch[_START].to_pylist() if cut else [None] * len(batch), vectors)
 
 
-def _floats(stored: np.ndarray, kind: OutputType, ranges: Ranges | None, dim: int) -> np.ndarray:
+def floats_of(stored: np.ndarray, kind: OutputType, ranges: Ranges | None, dim: int) -> np.ndarray:
     """The (n, dim) vectors that a column stands for, float64; of bits -1 and 1."""
     if kind is OutputType.BINARY:
         return np.unpackbits(stored, axis=1, count=dim) * 2.0 - 1.0

@@ -22,6 +22,8 @@ PLAN = "plan"
 STATS = "stats.npz"  # written anew when a retry ends
 VIEWS = "views.sql"
 RECEIPT = "receipt.json"  # where the time went; written anew when a retry ends
+REPORT = "report.html"  # for people; made anew by whoever asks
+PROGRESS = "control/progress.json"  # of a job with very many shards: what its coordinator last saw
 ESTIMATE = "control/estimate.json"  # what the job was thought to take, before it began
 
 _PART = re.compile(r"^data/modality=([a-z]+)/part-(\d{6,})\.parquet$")
@@ -39,6 +41,12 @@ def shard_of(key: str) -> int | None:
     """The shard whose data `key` holds, or None for any other object."""
     match = _PART.match(key)
     return int(match[2]) if match else None
+
+
+def modality_of(key: str) -> str:
+    """The modality of a published shard, which its folder names as Hive's partitions are named."""
+    match = _PART.match(key)
+    return match[1] if match else ""
 
 
 def panel_key(panel: int) -> str:

@@ -1,9 +1,10 @@
 """Plans: the rows of a job, cut into shards; one row group a shard."""
 
 import hashlib
+import operator
 import tempfile
+from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from itertools import repeat
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from schemas.failures import FailureCode, Reject
 from schemas.job import KeptColumn, PlanRecord
 from schemas.rows import ManifestRow, Modality, Part
 from schemas.shard import ShardEntry
+from schemas.text_run import TextRun
 from storage import layout
 from storage.parquet import open_parquet, plain_file
 from storage.parquet_seal import leave_room, seal
@@ -29,6 +31,7 @@ _BYTES_PER_FILE = 64 * 2**20
 _OWN_COLUMNS = 6
 #: What a mixed row is made of. Parquet's own name for the items of a list, so that tables read back have the same type.
 PARTS = pa.list_(pa.field("element", pa.struct(dict.fromkeys(("modality", "text", "uri"), pa.string()))))
+_MODALITIES = tuple(Modality)
 _ARROW = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
 
 INDEX_SCHEMA = pa.schema(
@@ -70,9 +73,13 @@ def rows_schema(keep: Iterable[KeptColumn]) -> pa.Schema:
     return pa.schema(own + [field.with_name(f"keep.{field.name}") for field in kept_schema(keep)])
 
 
-def rows_table(rows: list[ManifestRow], keep: Iterable[KeptColumn]) -> pa.Table:
-    """The rows as a table of the plan's schema, in their order; rows_of reads it."""
+def rows_table(rows: list[ManifestRow], keep: Iterable[KeptColumn], runs: Iterable[TextRun] = ()) -> pa.Table:
+    """The rows as a table of the plan's schema, in their order, then those of `runs`; rows_of reads it."""
     schema = rows_schema(keep)
+    return pa.table(_columns(rows, runs, len(schema) - _OWN_COLUMNS), schema=schema)
+
+
+def _columns(rows: list[ManifestRow], runs: Iterable[TextRun], kept: int) -> list[list[object]]:
     columns: list[list[object]] = [
         [r.id for r in rows],
         [r.line for r in rows],
@@ -81,7 +88,24 @@ def rows_table(rows: list[ManifestRow], keep: Iterable[KeptColumn]) -> pa.Table:
         [_part_values(r.parts) if r.parts else None for r in rows],
         [None if r.defect is None else str(r.defect) for r in rows],
     ]
-    columns += [[r.kept[i] for r in rows] for i in range(len(schema) - _OWN_COLUMNS)]
+    columns += [[r.kept[i] for r in rows] for i in range(kept)]
+    for run in runs:
+        nothing = [None] * len(run)
+        for column, values in zip(
+            columns, (run.ids, run.lines, run.texts, nothing, nothing, nothing, *run.kept), strict=True
+        ):
+            column += values
+    return columns
+
+
+def _sorted_table(rows: list[ManifestRow], schema: pa.Schema, runs: Iterable[TextRun]) -> pa.Table:
+    """The same as a table of that schema, all of them sorted by id."""
+    columns = _columns(rows, runs, len(schema) - _OWN_COLUMNS)
+    ids: list[str] = columns[0]  # type: ignore[assignment]  # ids are strings
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    if order != list(range(len(ids))):
+        pick = operator.itemgetter(*order)
+        columns = [list(pick(column)) for column in columns]
     return pa.table(columns, schema=schema)
 
 
@@ -97,14 +121,13 @@ class PlanWriter:
 
     def __init__(self, keep: Iterable[KeptColumn], *, first_shard: int = 0, schema: pa.Schema | None = None) -> None:
         """`schema` is that of the tables, where they do not hold rows of a manifest."""
-        self._keep = tuple(keep)
-        self._schema = rows_schema(self._keep) if schema is None else schema
+        self._schema = rows_schema(keep) if schema is None else schema
         self._first = first_shard
         self._folder = tempfile.TemporaryDirectory(prefix="embedmill-plan-")
         self._files: list[Path] = []
         self._writer: pq.ParquetWriter | None = None
         self._groups = self._bytes = 0
-        self._index: list[ShardEntry] = []
+        self._index = _Index()
         self._rejects_path = Path(self._folder.name) / "rejects.parquet"
         self._rejects_writer: pq.ParquetWriter | None = None
         self._rejects: list[Reject] = []
@@ -120,9 +143,11 @@ class PlanWriter:
         self._close_file()
         self._folder.cleanup()
 
-    def add_shard(self, modality: Modality, rows: list[ManifestRow], cost: float) -> None:
-        """Append `rows` as the next shard, sorted by id; `cost` in estimated tokens."""
-        self.add_built(modality, rows_table(sorted(rows, key=lambda r: r.id), self._keep), cost)
+    def add_shard(
+        self, modality: Modality, rows: list[ManifestRow], cost: float, *, runs: Iterable[TextRun] = ()
+    ) -> None:
+        """Append `rows`, and those of `runs`, as the next shard, sorted by id; `cost` in estimated tokens."""
+        self.add_built(modality, _sorted_table(rows, self._schema, runs), cost)
 
     def add_table(self, modality: Modality, table: pa.Table, cost: float) -> None:
         """Append a table of the plan's schema, sorted by id, as the next shard."""
@@ -132,17 +157,8 @@ class PlanWriter:
         """Append a table of the plan's schema, sorted by id and built from lists, as the next shard."""
         writer = self._open_writer()
         writer.write_table(table, row_group_size=max(1, table.num_rows))
-        self._index.append(
-            ShardEntry(
-                shard=self._first + len(self._index),
-                modality=modality,
-                rows=table.num_rows,
-                cost=round(cost, 1),
-                file=len(self._files) - 1,
-                row_group=self._groups,
-                digest=_table_digest(modality, table),
-            )
-        )
+        digest = _table_digest(modality, table)
+        self._index.add(modality, table.num_rows, round(cost, 1), len(self._files) - 1, self._groups, digest)
         self.empty_columns = {name for name in self.empty_columns if table[name].null_count == table.num_rows}
         self._groups += 1
         self._bytes += table.nbytes
@@ -158,12 +174,11 @@ class PlanWriter:
     def publish(self, store: Store, *, skipped: int = 0) -> PlanRecord:
         """Upload the plan's files under names that carry its digest; nothing refers to them yet."""
         self._close_file()
-        digest = _plan_digest(self._first, [e.digest for e in self._index])
+        digest = _plan_digest(self._first, self._index.digests.hex())
         files = tuple(layout.rows_key(digest, n) for n in range(len(self._files)))
         for key, path in zip(files, self._files, strict=True):
             store.create(key, seal(path.read_bytes()))  # one that exists is of an earlier run of the same plan
-        entries = [asdict(e) | {"modality": str(e.modality)} for e in self._index]
-        index_data = plain_file(pa.Table.from_pylist(entries, INDEX_SCHEMA))
+        index_data = plain_file(self._index.table(self._first))
         index_sha256 = hashlib.sha256(index_data).hexdigest()
         index = layout.index_key(index_sha256)
         store.create(index, index_data)
@@ -186,7 +201,15 @@ class PlanWriter:
         if self._writer is None:
             path = Path(self._folder.name) / f"rows-{len(self._files):05d}.parquet"
             self._files.append(path)
-            self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", compression_level=1)
+            # Ids and texts differ, and nobody asks for ranges: dictionaries and statistics cost half of the writing.
+            self._writer = pq.ParquetWriter(
+                path,
+                self._schema,
+                compression="zstd",
+                compression_level=1,
+                use_dictionary=False,
+                write_statistics=False,
+            )
         return self._writer
 
     def _close_file(self) -> None:
@@ -215,8 +238,45 @@ class PlanWriter:
         return key
 
 
-def _plan_digest(first_shard: int, digests: list[str]) -> str:
-    return hashlib.sha256(f"{first_shard}:{''.join(digests)}".encode()).hexdigest()
+class _Index:
+    """The entries of shards, 60 bytes each: a plan may have millions."""
+
+    def __init__(self) -> None:
+        self._modalities, self._files, self._groups = array("b"), array("i"), array("i")
+        self._rows, self._costs = array("q"), array("d")
+        self.digests = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, modality: Modality, rows: int, cost: float, file: int, row_group: int, digest: str) -> None:
+        self._modalities.append(_MODALITIES.index(modality))
+        self._rows.append(rows)
+        self._costs.append(cost)
+        self._files.append(file)
+        self._groups.append(row_group)
+        self.digests += bytes.fromhex(digest)
+
+    def table(self, first_shard: int) -> pa.Table:
+        """A table of INDEX_SCHEMA; the first entry is that of `first_shard`."""
+        names = pa.array([str(modality) for modality in _MODALITIES], pa.string())
+        offsets = np.arange(0, 64 * (len(self) + 1), 64, dtype=np.int32)
+        digests = pa.py_buffer(self.digests.hex().encode())
+        columns = [
+            pa.array(np.arange(first_shard, first_shard + len(self))),
+            names.take(pa.array(np.frombuffer(self._modalities, np.int8))),
+            pa.array(np.frombuffer(self._rows, np.int64)),
+            pa.array(np.frombuffer(self._costs, np.float64)),
+            pa.array(np.frombuffer(self._files, np.int32)),
+            pa.array(np.frombuffer(self._groups, np.int32)),
+            pa.StringArray.from_buffers(len(self), pa.py_buffer(offsets), digests),
+        ]
+        return pa.table(columns, schema=INDEX_SCHEMA)
+
+
+def _plan_digest(first_shard: int, digests: str) -> str:
+    """The sha256 over those of all shards, one after the other."""
+    return hashlib.sha256(f"{first_shard}:{digests}".encode()).hexdigest()
 
 
 def _table_digest(modality: Modality, table: pa.Table) -> str:
@@ -229,15 +289,28 @@ def _table_digest(modality: Modality, table: pa.Table) -> str:
     return digest.hexdigest()
 
 
+def _read_index(store: Store, plan: PlanRecord, columns: list[str] | None = None) -> pa.Table:
+    data = store.get(plan.index)
+    if hashlib.sha256(data).hexdigest() != plan.index_sha256:
+        raise StoreError(f"{plan.index} is not what the job was planned with; restore it")
+    return pq.read_table(pa.BufferReader(data), columns=columns, use_threads=False)
+
+
+def planned_modalities(store: Store, plan: PlanRecord) -> tuple[tuple[Modality, ...], np.ndarray]:
+    """The modalities of a plan, and each shard's place among them, int32 (shards,); raises like PlanReader."""
+    return _places(_read_index(store, plan, ["modality"])["modality"].dictionary_encode().combine_chunks())
+
+
+def _places(modalities: pa.DictionaryArray) -> tuple[tuple[Modality, ...], np.ndarray]:
+    return tuple(map(Modality, modalities.dictionary.to_pylist())), np.asarray(modalities.indices)
+
+
 class PlanReader:
     """The shards of one plan, read from the store; the index is held in memory."""
 
     def __init__(self, store: Store, plan: PlanRecord) -> None:
         self._store, self.plan = store, plan
-        data = store.get(plan.index)
-        if hashlib.sha256(data).hexdigest() != plan.index_sha256:
-            raise StoreError(f"{plan.index} is not what the job was planned with; restore it")
-        table = pq.read_table(pa.BufferReader(data), use_threads=False)
+        table = _read_index(store, plan)
         self._modalities = table["modality"].dictionary_encode().combine_chunks()
         self._table = table
         self.rows = np.asarray(table["rows"])  # int64 (shards,)
@@ -256,6 +329,10 @@ class PlanReader:
 
     def modality(self, shard: int) -> Modality:
         return Modality(self._modalities[shard - self.plan.first_shard].as_py())
+
+    def modalities(self) -> tuple[tuple[Modality, ...], np.ndarray]:
+        """Those that there are, and each shard's place among them, int32 (shards,)."""
+        return _places(self._modalities)
 
     def shards(self) -> range:
         return range(self.plan.first_shard, self.plan.first_shard + self.plan.shards)
@@ -285,7 +362,10 @@ class PlanReader:
         numbers = list(self.shards()) == self._table["shard"].to_pylist()
         files = set(self._table["file"].to_pylist()) == set(range(len(self.plan.files)))
         counted = numbers and files and int(self.rows.sum()) == self.plan.rows
-        return counted and _plan_digest(self.plan.first_shard, self._table["digest"].to_pylist()) == self.plan.digest
+        return (
+            counted
+            and _plan_digest(self.plan.first_shard, "".join(self._table["digest"].to_pylist())) == self.plan.digest
+        )
 
     def read_rows(self, shard: int) -> list[ManifestRow]:
         """The shard's rows in id order."""

@@ -21,6 +21,7 @@ def clean_environ(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Temp
     for name in list(os.environ):
         if name.startswith("EMBEDMILL_") and not name.startswith("EMBEDMILL_TEST"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("EMBEDMILL_REPORT", "0")  # a process more for each job; the tests of reports say otherwise
     monkeypatch.setenv("EMBEDMILL_MEMORY_DIR", str(tmp_path_factory.getbasetemp() / "memory"))  # nor of their machine
 
 

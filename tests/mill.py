@@ -24,7 +24,11 @@ Running = subprocess.Popen[bytes]
 
 
 def embedmill(
-    *words: object, env: dict[str, str] | None = None, timeout_s: float = 300, before: Sequence[str] = ()
+    *words: object,
+    env: dict[str, str] | None = None,
+    timeout_s: float = 300,
+    cwd: Path | None = None,
+    before: Sequence[str] = (),
 ) -> Done:
     """Run one command to its end; `before` are words in front of it."""
     return subprocess.run(
@@ -34,6 +38,7 @@ def embedmill(
         env={**os.environ, **(env or {})},
         timeout=timeout_s,
         check=False,
+        cwd=cwd,
     )
 
 

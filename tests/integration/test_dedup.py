@@ -23,7 +23,7 @@ def test_a_dedup_that_is_killed_goes_on(tmp_path: Path) -> None:
     vectors[4500:] += 0.1 * rng.normal(size=(500, 256)).astype(np.float32)
     file = vectors_file(tmp_path / "rows.parquet", vectors, [f"r{n}" for n in range(5000)])
     # So little memory that a panel is a few hundred rows.
-    words = ("dedup", file, "--memory", "90MB", "--threads", "1", "--json")
+    words = ("dedup", file, "--memory", "106MB", "--threads", "1", "--json")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
 
     with started(*words, "--out", killed) as process:

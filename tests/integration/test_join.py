@@ -91,7 +91,7 @@ def test_a_join_that_is_killed_goes_on(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "rows.parquet", row_group_size=1000)
     # So little memory that a panel is a few hundred rows.
     words = ["join", str(tmp_path / "rows.parquet"), str(tmp_path / "rows.parquet"), "-k", "3", "--no-self"]
-    words += ["--memory", "82MB", "--threads", "1"]
+    words += ["--memory", "98MB", "--threads", "1"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
 
     with subprocess.Popen([*ENTRY, *words, "-o", str(killed)], stderr=subprocess.PIPE, text=True) as process:

@@ -174,6 +174,7 @@ def test_verify_proves_the_receipt(tmp_path: Path, damage: str) -> None:
         ({"device": 1, "queue_wait": 95}, "cpu", "queue_wait", "larger shards"),
         ({"device": 30, "load_model": 60}, "cpu", "load_model", "more rows in one job"),
         ({"device": 30, "write": 60}, "cpu", "write", "a store nearer"),
+        ({"wall": 30, "load_model": 21, "write": 8}, "cpu", "nothing", "less than 10 s all together"),
         ({}, "cpu", "device", "device-bound"),
     ],
 )
@@ -181,7 +182,7 @@ def test_the_bottleneck_is_named_with_what_would_help(
     seconds: dict[str, float], device: str, bound_by: str, words: str
 ) -> None:
     """The device's own waiting says that something held it up; the threads' seconds say what, and how many help."""
-    advice = advice_on(Spent(seconds={**seconds, "wall": 100}), device=device, shards=4)
+    advice = advice_on(Spent(seconds={"wall": 100, **seconds}), device=device, shards=4)
 
     assert advice.bound_by == bound_by
     assert words in advice.words
