@@ -154,7 +154,7 @@ def test_the_data_of_the_map_cannot_end_its_element() -> None:
     data = page.inside["script"][0]
 
     assert not set("<>&") & set(data)
-    assert json.loads(data)["pca"]["kinds"]
+    assert json.loads(data)["points"]["kinds"]
 
 
 def test_without_content_no_text_is_in_the_page() -> None:
