@@ -6,7 +6,7 @@ DONE := .venv/.installed
 # Tests wait for servers and workers more than they compute: three processes keep two cores busy.
 TEST_PROCESSES ?= 3
 
-.PHONY: demo test reliability check install docs clean
+.PHONY: demo test reliability check install docs site clean
 
 demo: $(DONE)
 	$(BIN)/python examples/pipeline.py --out out
@@ -33,6 +33,18 @@ check: $(DONE)
 
 docs: $(DONE)
 	$(BIN)/python docs/make_cli.py
+	$(BIN)/python docs/make_failures.py
+
+# The documentation in build/site; its tools are in an environment of their own. Warnings are errors.
+SITE := .venv-site
+site: $(SITE)/.installed
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict
+	@echo "==> build/site/index.html"
+
+$(SITE)/.installed: docs/requirements.txt
+	@test -x $(SITE)/bin/python || $(PYTHON) -m venv $(SITE)
+	@$(SITE)/bin/python -m pip install --disable-pip-version-check -q -r docs/requirements.txt
+	@touch $@
 
 install: $(DONE)
 
@@ -51,4 +63,4 @@ $(DONE): requirements.txt pyproject.toml
 	@echo "==> installed"
 
 clean:
-	rm -rf .venv out
+	rm -rf .venv $(SITE) out build/site

@@ -3,7 +3,7 @@
 The coordinator, its board and its queue are real; workers take messages, hold leases and report, and their time is
 virtual. What a tick costs the coordinator is measured and passes in virtual time too, so a slow one starves workers.
 `--redis` puts a real server in between, with Celery's messages; without, Redis is tests/virtual_redis.py.
-A listing of the store is a copied set: what a real one costs is not in the figures.
+A listing of the store takes `--list-us` of virtual time for each object: 100 is what S3 takes, 2 a folder.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import statistics
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,6 +40,10 @@ from tests.virtual_store import Faults
 
 JOB, PLAN = "job-simulated", "0" * 64
 QUEUE = queue_name(Modality.TEXT)
+#: The memory of Redis is asked for at one tick in so many.
+_LOOK_EVERY = 20
+#: Shards of a job whose number is not given.
+_MOST = 1_000_000
 WORKERS = (1, 3, 10, 30, 100, 300, 1000)
 
 
@@ -48,6 +52,8 @@ class SimulatedWork:
     """A job of `shards` shards; `there` are those that workers have published."""
 
     shards: int
+    clock: "Clock"
+    list_us: float  # of virtual time that listing takes for each object
     there: set[int] = field(default_factory=set)
     id: str = JOB
     location: str = "memory://simulated"
@@ -56,12 +62,13 @@ class SimulatedWork:
 
     def cuts(self) -> Sequence[Cut]:
         rows = np.full(self.shards, 100)
-        return [Cut(digest=PLAN, first=0, rows=rows, task_of=lambda _: "embed.text")]
+        return [Cut(digest=PLAN, first=0, rows=rows, tasks=("embed.text",))]
 
     def published(self) -> set[int]:
+        self.clock.now += len(self.there) * self.list_us / 1e6
         return set(self.there)
 
-    def failed_rows(self, shards: set[int]) -> dict[int, int]:
+    def failed_rows(self, shards: Container[int]) -> dict[int, int]:
         return {}
 
     def is_cancelled(self) -> bool:
@@ -83,6 +90,9 @@ class Floor(Protocol):
 
     def megabytes(self) -> float | None:
         """What the server's memory holds."""
+
+    def commands(self) -> int | None:
+        """That the server has done so far."""
 
 
 class VirtualFloor:
@@ -112,6 +122,9 @@ class VirtualFloor:
     def megabytes(self) -> None:
         return None
 
+    def commands(self) -> None:
+        return None
+
 
 class RedisFloor:
     """A server of its own, with the messages that Celery sends."""
@@ -139,6 +152,9 @@ class RedisFloor:
     def megabytes(self) -> float:
         return float(self._client.info("memory")["used_memory"]) / 1e6
 
+    def commands(self) -> int:
+        return int(self._client.info("stats")["total_commands_processed"])
+
 
 def _presences(workers: int) -> list[WorkerPresence]:
     return [
@@ -154,19 +170,19 @@ def _report(shard: int, worker: int) -> ShardReport:
 
 
 class Clock:
-    """Virtual time; within a tick of the coordinator real time passes in it, from where it stood."""
+    """Virtual time; within a tick of the coordinator that of `timer` passes in it, from where it stood."""
 
-    def __init__(self) -> None:
-        self.now, self._since = 0.0, 0.0
+    def __init__(self, timer: Callable[[], float]) -> None:
+        self.now, self._since, self._timer = 0.0, 0.0, timer
 
     def __call__(self) -> float:
-        return self.now + (time.perf_counter() - self._since if self._since else 0.0)
+        return self.now + (self._timer() - self._since if self._since else 0.0)
 
     def spend(self, work: Callable[[], Any]) -> tuple[Any, float]:
         """Do `work`, with the time that it takes; returns its result and its seconds."""
-        began = self._since = time.perf_counter()
+        began = self._since = self._timer()
         result = work()
-        seconds, self._since = time.perf_counter() - began, 0.0
+        seconds, self._since = self._timer() - began, 0.0
         self.now += seconds
         return result, seconds
 
@@ -174,10 +190,12 @@ class Clock:
 class Simulation:
     """One job, driven by a coordinator to its end."""
 
-    def __init__(self, floor: Floor, clock: Clock, *, workers: int, shards: int, shard_s: float, seed: int) -> None:
+    def __init__(
+        self, floor: Floor, clock: Clock, *, workers: int, shards: int, shard_s: float, given: argparse.Namespace
+    ) -> None:
         self._floor, self._clock, self._shard_s = floor, clock, shard_s
-        self._rng = random.Random(seed)
-        self._work = SimulatedWork(shards)
+        self._rng = random.Random(given.seed)
+        self._work = SimulatedWork(shards, clock, given.list_us)
         self._idle: deque[int] = deque(range(workers))
         self._busy: list[tuple[float, int, int]] = []  # ends at, worker, shard
         floor.announce(workers)
@@ -192,7 +210,8 @@ class Simulation:
             progress, seconds = self._clock.spend(self._coordinator.tick)
             done = progress.done
             self.ticks_s.append(seconds)
-            self.megabytes = max(self.megabytes, self._floor.megabytes() or 0.0)
+            if len(self.ticks_s) % _LOOK_EVERY == 0:
+                self.megabytes = max(self.megabytes, self._floor.megabytes() or 0.0)
             while self._idle and self._start(self._idle[0], self._clock.now):
                 self._idle.popleft()
             self._pass_time(TICK_S)
@@ -216,19 +235,23 @@ class Simulation:
         self._clock.now = until
 
 
-def simulate(workers: int, shards: int, shard_s: float, *, use_redis: bool, seed: int) -> dict[str, Any]:
+def simulate(workers: int, shards: int, shard_s: float, given: argparse.Namespace) -> dict[str, Any]:
     """One line of the result."""
-    clock = Clock()
-    if not use_redis:
-        return _measured(VirtualFloor(clock), clock, workers=workers, shards=shards, shard_s=shard_s, seed=seed)
+    if not given.redis:
+        clock = Clock(time.process_time)  # all of it is in this process: others on the machine change nothing
+        return _measured(VirtualFloor(clock), clock, workers, shards, shard_s, given)
+    clock = Clock(time.perf_counter)
     with EmbeddedBroker() as broker:
-        floor = RedisFloor(broker.url)
-        return _measured(floor, clock, workers=workers, shards=shards, shard_s=shard_s, seed=seed)
+        return _measured(RedisFloor(broker.url), clock, workers, shards, shard_s, given)
 
 
-def _measured(floor: Floor, clock: Clock, *, workers: int, shards: int, shard_s: float, seed: int) -> dict[str, Any]:
-    run = Simulation(floor, clock, workers=workers, shards=shards, shard_s=shard_s, seed=seed)
+def _measured(
+    floor: Floor, clock: Clock, workers: int, shards: int, shard_s: float, given: argparse.Namespace
+) -> dict[str, Any]:
+    before, began = floor.commands() or 0, time.perf_counter()
+    run = Simulation(floor, clock, workers=workers, shards=shards, shard_s=shard_s, given=given)
     seconds = run.run()
+    commands = (floor.commands() or 0) - before
     return {
         "workers": workers,
         "shards": shards,
@@ -238,8 +261,12 @@ def _measured(floor: Floor, clock: Clock, *, workers: int, shards: int, shard_s:
         "busy_share": round(shards * shard_s / seconds / workers, 3),
         "tick_ms": round(1000 * statistics.median(run.ticks_s), 1),
         "tick_max_ms": round(1000 * max(run.ticks_s)),
+        "coordinator_us_a_shard": round(1e6 * sum(run.ticks_s) / shards),
+        "ticks": len(run.ticks_s),
         "redis_mb": round(run.megabytes, 1) or None,
+        "commands_a_shard": round(commands / shards, 2) or None,
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "wall_s": round(time.perf_counter() - began, 1),
     }
 
 
@@ -248,16 +275,22 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--workers", type=int, nargs="+", default=WORKERS, help="numbers of workers")
     arguments.add_argument("--shard-s", type=float, nargs="+", default=(0.1, 1.0, 10.0), help="seconds of a shard")
-    arguments.add_argument("--shards", type=int, default=0, help="of the job; default: enough for 60 s of the workers")
+    arguments.add_argument("--shards", type=int, default=0, help="of the job; default: enough for --longest")
     arguments.add_argument("--redis", action="store_true", help="with a real server and Celery's messages")
     arguments.add_argument("--seed", type=int, default=1, help="of the lengths of shards, within a fifth of the mean")
     arguments.add_argument("--chart", type=Path, default=None, help="an SVG to write")
+    arguments.add_argument(
+        "--list-us", type=float, default=100.0, help="microseconds of a listing for each object: S3 100, a folder 2"
+    )
+    arguments.add_argument(
+        "--longest", type=float, default=600.0, help="seconds that the job takes at best, if no --shards"
+    )
     given = arguments.parse_args()
     lines = []
     for shard_s in given.shard_s:
         for workers in given.workers:
-            shards = given.shards or max(20, round(60 * workers / shard_s) if shard_s < 10 else 20 * workers)
-            lines.append(simulate(workers, shards, shard_s, use_redis=given.redis, seed=given.seed))
+            shards = given.shards or min(_MOST, max(20, round(given.longest * workers / shard_s)))
+            lines.append(simulate(workers, shards, shard_s, given))
             sys.stdout.write(json.dumps(lines[-1]) + "\n")
             sys.stdout.flush()
     if given.chart is not None:

@@ -67,6 +67,7 @@ class RedisBoard:
         except ValueError:  # its message may hold a part of the password
             raise BrokerError(f"{redact(broker_url)} is no broker URL; percent-encode / and @ in a password") from None
         self._me = secrets.token_hex(8)
+        self._presences: dict[str, WorkerPresence] = {}  # by what they are on Redis, as of the last look
 
     def claim(self, job: str, location: str) -> bool:
         with _broker_errors(self._url):
@@ -119,7 +120,13 @@ class RedisBoard:
         with _broker_errors(self._url):
             keys = list(self._client.scan_iter(queues.worker_key("*"), count=1000))
             found = self._client.mget(keys) if keys else []
-        return sorted(_parsed(WorkerPresence.from_json, (str(line) for line in found if line)), key=lambda w: w.name)
+        present: dict[str, WorkerPresence] = {}
+        for line in map(str, filter(None, found)):  # they stay what they are, mostly: parsing takes longest
+            known = self._presences.get(line)
+            for presence in [known] if known else _parsed(WorkerPresence.from_json, [line]):
+                present[line] = presence
+        self._presences = present
+        return sorted(present.values(), key=lambda worker: worker.name)
 
     def cancel(self, job: str) -> None:
         with _broker_errors(self._url):

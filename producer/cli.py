@@ -13,6 +13,7 @@ import typer
 
 from producer.broker_options import BrokerUrl, InsecureBroker
 from producer.cli_bench import bench
+from producer.cli_completion import completion
 from producer.cli_dedup import dedup
 from producer.cli_eval import evaluate
 from producer.cli_export import export
@@ -235,7 +236,18 @@ def submit(
 
 
 @app.command(epilog=EPILOG)
-def status(out: JobFolder, broker_url: BrokerUrl = "", as_json: Json = False) -> None:
+def status(
+    out: JobFolder,
+    broker_url: BrokerUrl = "",
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact",
+            help="Look into every shard of a job of 5,000 or more; else its coordinator's last note is shown.",
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Say where a job stands: rows, failures by code, queues, and what waits for what.
 
     \b
@@ -250,7 +262,7 @@ def status(out: JobFolder, broker_url: BrokerUrl = "", as_json: Json = False) ->
     store = open_store(canonical_location(out))
     if answer_in(store):
         raise typer.Exit(_show_standing(store, as_json=as_json))
-    raise typer.Exit(show_status(job_at(out), as_json=as_json, broker_url=broker_url))
+    raise typer.Exit(show_status(job_at(out), as_json=as_json, broker_url=broker_url, exact=exact))
 
 
 @app.command(epilog=EPILOG)
@@ -700,6 +712,8 @@ def doctor(
 
     \b
     embedmill doctor --out vectors --model minilm
+
+    What to do by symptom, and about sizes, upgrades and disasters: docs/operations.md.
     """
     import json
     from dataclasses import asdict
@@ -717,6 +731,7 @@ def doctor(
             print(f"{'ok ' if finding.ok else 'BAD'}  {finding.what}: {visible(finding.seen)}")
             if not finding.ok:
                 print(f"     fix: {visible(finding.fix)}")
+        print("by symptom, and for sizes, upgrades and disasters: docs/operations.md")
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 2)
 
 
@@ -832,12 +847,16 @@ app.command(epilog=EPILOG)(failures)
 app.command(epilog=EPILOG)(search)
 app.command(epilog=EPILOG)(watch)
 app.command(epilog=EPILOG)(export)
+app.command(epilog=EPILOG)(completion)
 
 
 def main() -> None:
     """The program: our errors become one line and an exit code; anything else is a bug and keeps its traceback."""
+    from producer.completion import is_asked
     from producer.ending import Ending
 
+    if is_asked():
+        app(prog_name="embedmill")  # exits with the code that the shell waits for
     ending = Ending()
     ending.code = _run()
     sys.exit(ending.code)
@@ -852,7 +871,7 @@ def _run() -> int:
             code = app(prog_name="embedmill", standalone_mode=False)
             sys.stdout.flush()  # here, where a closed pipe is expected; at exit Python would complain
     except EmbedmillError as err:
-        _say(f"embedmill: {err}")
+        _say(f"embedmill: {visible(str(err))}")
         return err.exit_code
     except (typer.Abort, KeyboardInterrupt):
         code = _INTERRUPTED
@@ -1158,13 +1177,13 @@ def _board(broker_url: str) -> "RedisBoard | None":
     return RedisBoard(_safe(broker_url, insecure=True)) if broker_url else None  # it only looks
 
 
-def show_status(job: "Job", *, as_json: bool, broker_url: str = "") -> int:
+def show_status(job: "Job", *, as_json: bool, broker_url: str = "", exact: bool = False) -> int:
     import json
 
     from producer.status import JobState, job_status
     from producer.summary import status_lines
 
-    seen = job_status(job, _board(broker_url))
+    seen = job_status(job, _board(broker_url), exact=exact)
     print(json.dumps(seen.to_dict()) if as_json else visible_lines("\n".join(status_lines(seen))))
     if seen.state is not JobState.FINISHED:
         return 3

@@ -6,19 +6,19 @@ It holds no truth. Killed at any moment and started again, it looks into the sto
 import contextlib
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from producer.board import Board
 from producer.error_limit import ErrorLimit
+from producer.ledger import Ledger, ShardSet
 from producer.spending import Spending, SpendLimit
 from producer.tally import Tally
 from producer.task_queue import TaskQueue
 from producer.turns import Turns
-from producer.work import Cut, Work
+from producer.waiting import Waiting
+from producer.work import Work
 from schemas.errors import BrokerError, Stopped, StoreError
 from schemas.message import ShardMessage
 from schemas.presence import WorkerPresence
@@ -67,21 +67,21 @@ class Progress:
 
 
 @dataclass(slots=True)
-class _Sent:
-    queue: str
-    order: int
-    at: float
-
-
-@dataclass(slots=True)
 class _Lane:
     """One queue's shards: those that wait here, and the newest order a worker was seen to take."""
 
     queue: str
     task: str
     size: str
-    waiting: deque[int] = field(default_factory=deque)
+    waiting: Waiting = field(default_factory=Waiting)
     taken: int = -1
+
+
+@dataclass(slots=True)
+class _Sent:
+    lane: _Lane
+    order: int
+    at: float
 
 
 class Coordinator:
@@ -104,8 +104,8 @@ class Coordinator:
         self._spending = spending or Spending(SpendLimit(), clock=clock)
         self.tally = Tally(published_at=clock())
         self._size_of: dict[int, str] = {}  # of shards that were too large for the job's own size
-        self._cuts = work.cuts()
-        self._published: dict[int, bool] = {n: False for cut in self._cuts for n in cut.shards()}
+        cuts = work.cuts()
+        self._ledger = Ledger(cuts)
         self._lanes: dict[tuple[str, str], _Lane] = {}  # by task and size
         self._sent: dict[int, _Sent] = {}
         self._order = 0
@@ -116,13 +116,14 @@ class Coordinator:
         self._unfit_workers: set[str] = set()
         self._last_error = ""
         self._served_at = clock()
-        self._failed: dict[int, int] = {}  # rows, of published shards with failures
-        self._counted: set[int] = set()  # published shards whose failures are in `_failed`
+        self._present: list[WorkerPresence] = []  # as of this tick
         self._listed_at = -1e9
         self._listing_pause = LISTING_EVERY_S
         self._recall_cancel = False  # the store says that the job is not cancelled; Redis may still say that it is
-        self._unpublished = len(self._published)  # shards, as of the last tick
-        self._fill_lanes()
+        self._unpublished = self._ledger.shards  # as of the last tick
+        for cut in cuts:
+            for task, shards in cut.by_task():
+                self._lane(task, work.size).waiting.fill(shards)
 
     def tick(self) -> Progress:
         """Look around once and do what is due.
@@ -159,14 +160,18 @@ class Coordinator:
         except BrokerError as err:
             logger.info("the claim expires by itself: %s", err)
 
+    def left(self) -> dict[str, int]:
+        """Shards that are not published, by queue."""
+        left = Counter({queue_of(task, self._work.size): count for task, count in self._ledger.left().items()})
+        for shard, size in self._size_of.items():
+            if not self._ledger.is_published(shard):
+                task = self._ledger.cut_of(shard).task_of(shard)
+                left.update({queue_of(task, size): 1, queue_of(task, self._work.size): -1})
+        return dict(left)
+
     @property
     def _done(self) -> bool:
-        return all(self._published.values())
-
-    def _fill_lanes(self) -> None:
-        for cut in self._cuts:
-            for shard in cut.shards():
-                self._lane(cut.task_of(shard), self._work.size).waiting.append(shard)
+        return self._ledger.published == self._ledger.shards
 
     def _lane(self, task: str, size: str) -> _Lane:
         key = (task, size)
@@ -189,55 +194,47 @@ class Coordinator:
             with contextlib.suppress(BrokerError):  # the workers look into the store too, at their next shard
                 self._board.cancel(self._work.id)
             raise Stopped(f"job {self._work.id} was cancelled; `embedmill run` or `submit` takes it up again")
-        found = self._work.published()
-        unreported = (found & self._published.keys()) - self._counted
-        for shard, known in self._published.items():
-            if shard in found:
-                self._mark_published(shard)
-            elif known:  # a report was wrong
-                self._published[shard] = False
-                self._counted.discard(shard)
-                self._lane_of(shard).waiting.append(shard)
-        self.tally.left = self._left()
+        new, gone, uncounted = self._ledger.compare(self._work.published())
+        if new:
+            self.tally.published_at = self._clock()
+        for shard in [shard for shard in self._sent if self._ledger.is_published(shard)]:
+            self._take_off(shard)
+        for shard in gone:  # a report was wrong
+            self._ledger.unmark(shard)
+            self._lane_of(shard).waiting.append(shard)
+        self.tally.left = self.left()
         self._recall_cancel = True
         with contextlib.suppress(StoreError):  # the limit on failures then sees fewer; the listing stands
-            self._count_failures(unreported)
+            self._count_failures(uncounted)
         self._listed_at = self._clock()
         self._listing_pause = max(LISTING_EVERY_S, 20 * (self._listed_at - started))
 
-    def _left(self) -> dict[str, int]:
-        """Shards that are not published, by queue: those that wait, and those that are sent or in work."""
-        there = self._published
-        left = Counter({lane.queue: sum(not there[n] for n in lane.waiting) for lane in self._lanes.values()})
-        left.update(sent.queue for sent in self._sent.values())
-        left.update(self._lane_of(shard).queue for shard in self._later)
-        return dict(left)
-
-    def _count_failures(self, unreported: set[int]) -> None:
+    def _count_failures(self, unreported: ShardSet) -> None:
         """Read what failed in shards that no worker told of: from before this coordinator, or a lost report."""
         if not unreported:
             return
-        self._failed |= self._work.failed_rows(unreported)
-        self._counted |= unreported
+        for shard, rows in self._work.failed_rows(unreported).items():
+            self._ledger.count_failed(shard, rows)
+        unreported.count()
 
     def _stop_over_limit(self) -> None:
-        first = [cut for cut in self._cuts if not cut.is_retry]
-        if not first or not self._failed or self._done:
+        failed, done = self._ledger.of_manifest
+        if not failed or self._done:
             return
-        shards = [shard for shard in first[0].shards() if self._published[shard]]
-        done = int(sum(first[0].rows[shard - first[0].first] for shard in shards))
-        why = self._limit.exceeded(sum(self._failed.get(shard, 0) for shard in shards), done)
+        why = self._limit.exceeded(failed, done)
         if why:
             raise Stopped(f"stopped: {why}; `embedmill status` says of what; a higher limit goes on")
 
     def _work_the_board(self) -> str:
         if not self._board.claim(self._work.id, self._work.location):
+            self._present = self._board.workers()
             return "another coordinator drives this job"
         if self._recall_cancel:
             self._board.uncancel(self._work.id)  # else workers would drop each shard, and each would be sent again
             self._recall_cancel = False
         for report in self._board.reports(self._work.id):
             self._heed(report)
+        self._present = self._board.workers()
         for shard in [shard for shard, due in self._later.items() if due <= self._clock()]:
             del self._later[shard]
             self._lane_of(shard).waiting.append(shard)
@@ -249,16 +246,14 @@ class Coordinator:
 
     def _heed(self, report: ShardReport) -> None:
         self._spending.report(report.shard, sum(report.seconds.values()))
-        if report.shard not in self._published or report.plan != self._cut_of(report.shard).digest:
+        if report.shard not in self._ledger or report.plan != self._ledger.cut_of(report.shard).digest:
             return
         if report.outcome in ("published", "lost", "skipped"):
             self._unfit = 0
             if report.outcome == "published":  # the others do not say how many rows failed
-                self._counted.add(report.shard)
-                if report.rows_failed:
-                    self._failed[report.shard] = report.rows_failed
+                self._ledger.count_failed(report.shard, report.rows_failed)
             self._mark_published(report.shard)
-        elif self._published[report.shard]:
+        elif self._ledger.is_published(report.shard):
             return  # a late attempt at what is done
         elif report.outcome == "stopped":
             raise Stopped(report.error)
@@ -275,7 +270,7 @@ class Coordinator:
 
     def _move_up(self, report: ShardReport) -> None:
         """A shard with a row that is too large for its device goes to the next larger size that is served."""
-        task = self._cut_of(report.shard).task_of(report.shard)
+        task = self._ledger.cut_of(report.shard).task_of(report.shard)
         served = {queue for worker in self._board.workers() for queue in worker.queues}
         larger = above(report.size) if report.size else ()
         sizes = [size for size in larger if queue_of(task, size) in served]
@@ -331,30 +326,33 @@ class Coordinator:
             self._later[shard] = self._clock() + seconds
 
     def _mark_published(self, shard: int) -> None:
-        if not self._published[shard]:
+        if self._ledger.mark(shard):
             self.tally.published_at = self._clock()
-        self._published[shard] = True
+        self._take_off(shard)
+
+    def _take_off(self, shard: int) -> None:
+        """It is published, so nobody needs its message."""
         sent = self._sent.pop(shard, None)
         if sent is not None:
-            self._note_taken(shard, sent)
+            _note_taken(sent)
 
     def _resend_lost(self, leased: set[int]) -> None:
         now = self._clock()
         depths = {lane.queue: self._board.depth(lane.queue) for lane in self._lanes.values()}
-        served = {queue for worker in self._board.workers() for queue in worker.queues} if self._size_of else set()
+        served = {queue for worker in self._present for queue in worker.queues} if self._size_of else set()
         ages_s: dict[str, float] = {}
         for shard in leased:
-            self._note_taken(shard, self._sent[shard])
+            _note_taken(self._sent[shard])
             self._sent[shard].at = now
         for shard, sent in [item for item in self._sent.items() if item[0] not in leased]:
-            overtaken = sent.order < self._lane_of(shard).taken  # queues are first in, first out
-            silent_s = now - sent.at
-            ages_s[sent.queue] = max(silent_s, ages_s.get(sent.queue, 0.0))
-            if shard in self._size_of and sent.queue not in served and silent_s > UNSERVED_S:
+            queue, silent_s = sent.lane.queue, now - sent.at
+            overtaken = sent.order < sent.lane.taken  # queues are first in, first out
+            ages_s[queue] = max(silent_s, ages_s.get(queue, 0.0))
+            if shard in self._size_of and queue not in served and silent_s > UNSERVED_S:
                 del self._size_of[shard]  # the larger device is gone: the job's own size says what becomes of the row
                 self._send_again(shard)
                 continue
-            if silent_s > RESEND_AFTER_S and (depths[sent.queue] == 0 or overtaken or silent_s > FORGET_AFTER_S):
+            if silent_s > RESEND_AFTER_S and (depths[queue] == 0 or overtaken or silent_s > FORGET_AFTER_S):
                 self._send_again(shard)
         # Whole at once: a scrape reads them from a thread of its own.
         self.tally.leased, self.tally.depths, self.tally.ages_s = len(leased), depths, ages_s
@@ -364,25 +362,21 @@ class Coordinator:
         del self._sent[shard]
         self._lane_of(shard).waiting.appendleft(shard)
 
-    def _note_taken(self, shard: int, sent: _Sent) -> None:
-        lane = self._lane_of(shard)
-        lane.taken = max(lane.taken, sent.order)
-
     def _top_up(self) -> None:
-        workers = self._board.workers()
+        workers = self._present
         serving = Counter(queue for worker in workers for queue in worker.queues)
+        in_flight = Counter(sent.lane.queue for sent in self._sent.values())
         for lane in list(self._lanes.values()):
             if not lane.waiting or not self._turns.may_send(lane.queue, self._work.model_digest, workers):
                 continue
             window = WINDOW_PER_WORKER * max(1, serving[lane.queue])
-            in_flight = sum(1 for sent in self._sent.values() if sent.queue == lane.queue)
-            self._send(lane, window - in_flight)
+            self._send(lane, window - in_flight[lane.queue])
 
     def _send(self, lane: _Lane, room: int) -> None:
         batch: dict[int, None] = {}  # in order, and each once
         while lane.waiting and len(batch) < room:
             shard = lane.waiting.popleft()
-            if not self._published[shard] and shard not in self._sent:
+            if self._is_wanted(shard):
                 batch[shard] = None
         try:
             held = self._board.leased(self._work.id, batch)  # by workers that heard of them before: watched, not sent
@@ -395,37 +389,39 @@ class Coordinator:
         self.tally.sent += len(messages)
         for shard in batch:
             self._order += 1
-            self._sent[shard] = _Sent(lane.queue, self._order, self._clock())
+            self._sent[shard] = _Sent(lane, self._order, self._clock())
+
+    def _is_wanted(self, shard: int) -> bool:
+        return not self._ledger.is_published(shard) and shard not in self._sent
 
     def _message(self, shard: int) -> ShardMessage:
-        return ShardMessage(job=self._work.id, shard=shard, plan=self._cut_of(shard).digest)
-
-    def _cut_of(self, shard: int) -> Cut:
-        return next(cut for cut in self._cuts if shard in cut.shards())
+        return ShardMessage(job=self._work.id, shard=shard, plan=self._ledger.cut_of(shard).digest)
 
     def _lane_of(self, shard: int) -> _Lane:
-        return self._lane(self._cut_of(shard).task_of(shard), self._size_of.get(shard, self._work.size))
+        return self._lane(self._ledger.cut_of(shard).task_of(shard), self._size_of.get(shard, self._work.size))
 
     def _look_for_workers(self) -> tuple[int, list[str]]:
         """How many workers serve the job, and the queues with work left that none serves."""
-        workers = self._board.workers()
-        served = {queue for worker in workers for queue in worker.queues}
+        served = {queue for worker in self._present for queue in worker.queues}
         with_work = {lane.queue for lane in self._lanes.values() if lane.waiting}
-        with_work |= {sent.queue for sent in self._sent.values()}
-        return len(self._serving(workers)), sorted(with_work - served)
+        with_work |= {sent.lane.queue for sent in self._sent.values()}
+        return len(self._serving(self._present)), sorted(with_work - served)
 
     def _progress(self, workers: int, note: str, *, done: bool) -> Progress:
-        flags_of = [
-            (cut, np.fromiter((self._published[n] for n in cut.shards()), bool, len(cut))) for cut in self._cuts
-        ]
+        ledger = self._ledger
         return Progress(
-            shards=len(self._published),
-            published=sum(int(flags.sum()) for _, flags in flags_of),
-            rows=sum(int(cut.rows.sum()) for cut in self._cuts),
-            rows_done=sum(int(cut.rows[flags].sum()) for cut, flags in flags_of),
-            failed=sum(self._failed.values()),
+            shards=ledger.shards,
+            published=ledger.published,
+            rows=ledger.rows,
+            rows_done=ledger.rows_done,
+            failed=ledger.failed,
             sent=len(self._sent),
             workers=workers,
             done=done,
             note=note,
         )
+
+
+def _note_taken(sent: _Sent) -> None:
+    """A worker was seen to have taken this message."""
+    sent.lane.taken = max(sent.lane.taken, sent.order)

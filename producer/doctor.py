@@ -17,6 +17,12 @@ from storage.store import open_store, require_create_only
 _FILES_WANTED = 1024
 _MEMORY_PER_WORKER = 2**30
 _DISK_WANTED = 2**30
+#: Holes by which who may send commands can run code: name, server, first version, first mended patch of each branch.
+_HOLES: tuple[tuple[str, str, tuple[int, ...], dict[tuple[int, ...], int]], ...] = (
+    ("CVE-2026-23479", "redis", (7, 2, 0), {(8, 6): 3}),  # blocking commands, which workers use
+    ("CVE-2026-23479", "valkey", (7, 2, 0), {(7, 2): 13, (8, 0): 8, (8, 1): 7, (9, 0): 4}),
+    ("CVE-2025-49844", "redis", (0, 0, 0), {(6, 2): 20, (7, 2): 11, (7, 4): 6, (8, 0): 4, (8, 2): 2}),  # Lua
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +80,16 @@ def _redis(broker_url: str) -> Iterator[Finding]:
     except EmbedmillError as err:
         yield Finding(what="Redis", ok=False, seen=str(err), fix="start it, or correct --broker-url")
         return
-    version = facts["valkey_version"] or facts["redis_version"]
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    server = "valkey" if facts["valkey_version"] else "redis"
+    version = facts[f"{server}_version"]
+    hole = known_hole(server, version)
     yield Finding(
-        what="Redis", ok=numbers >= OLDEST, seen=version, fix=f"use Redis or Valkey {OLDEST[0]}.{OLDEST[1]} or later"
+        what="Redis",
+        ok=_numbers(version)[:2] >= OLDEST,
+        seen=f"{version}; upstream's has {hole}: your distribution may have mended it, else upgrade"
+        if hole
+        else version,
+        fix=f"use Redis or Valkey {OLDEST[0]}.{OLDEST[1]} or later",
     )
     policy = facts["maxmemory_policy"]
     yield Finding(
@@ -86,6 +98,25 @@ def _redis(broker_url: str) -> Iterator[Finding]:
         seen=policy,
         fix="set maxmemory-policy noeviction: queues are plain keys, and eviction loses them",
     )
+
+
+def known_hole(server: str, version: str) -> str:
+    """A hole that `redis` or `valkey` of this version has, as upstream numbers it; "" where none is known here."""
+    numbers = _numbers(version)
+    if len(numbers) < 3:
+        return ""
+    names = (name for name, whose, begins, mended in _HOLES if whose == server and _is_in(numbers, begins, mended))
+    return next(names, "")
+
+
+def _is_in(numbers: tuple[int, ...], begins: tuple[int, ...], mended: dict[tuple[int, ...], int]) -> bool:
+    """Whether a version lies between a hole's first and its last mend, and no mend of its own branch is before it."""
+    last = max((*branch, patch) for branch, patch in mended.items())
+    return begins <= numbers < last and numbers[2] < mended.get(numbers[:2], 10**9)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
 
 
 def _store(location: str) -> Finding:

@@ -9,6 +9,7 @@ from producer.board import Board
 from producer.coordinator import Coordinator, Progress
 from producer.error_limit import ErrorLimit
 from producer.finish import finish_job
+from producer.progress_note import NoteWriter
 from producer.screen import Screen
 from producer.spending import Spending, SpendLimit, spending_of
 from producer.task_queue import TaskQueue
@@ -59,7 +60,15 @@ def drive(
     work = JobWork(job)
     try:
         drive_work(
-            work, board=board, queue=queue, screen=screen, crew=crew, broker=broker, limit=limit, spending=spending
+            work,
+            board=board,
+            queue=queue,
+            screen=screen,
+            crew=crew,
+            broker=broker,
+            limit=limit,
+            spending=spending,
+            notes=NoteWriter(job),
         )
     except LimitReached as err:
         write_stopped(job, str(err))
@@ -77,13 +86,14 @@ def drive_work(
     broker: Watched | None = None,
     limit: ErrorLimit | None = None,
     spending: Spending | None = None,
+    notes: NoteWriter | None = None,
 ) -> None:
     """Have all of `work` published; raises like `drive`."""
     with contextlib.suppress(BrokerError):  # a stale mark would only make the workers wait
         board.uncancel(work.id)
     coordinator = Coordinator(work, board=board, queue=queue, limit=limit, spending=spending)
     try:
-        _loop(coordinator, screen, crew, broker)
+        _loop(coordinator, screen, crew, broker, notes)
     except Stopped:
         with contextlib.suppress(BrokerError):  # it may be what stopped us
             board.withdraw(work.id)
@@ -92,7 +102,9 @@ def drive_work(
         coordinator.release()
 
 
-def _loop(coordinator: Coordinator, screen: Screen, crew: Crew | None, broker: Watched | None) -> None:
+def _loop(
+    coordinator: Coordinator, screen: Screen, crew: Crew | None, broker: Watched | None, notes: NoteWriter | None
+) -> None:
     deaths = _DeathCount(crew)
     while True:
         if broker is not None and broker.watch():
@@ -101,6 +113,8 @@ def _loop(coordinator: Coordinator, screen: Screen, crew: Crew | None, broker: W
             crew.watch()
         progress = coordinator.tick()
         screen.show(progress)
+        if notes is not None:
+            notes.write(coordinator, progress)
         if progress.done:
             return
         deaths.check(progress)

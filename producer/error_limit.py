@@ -3,6 +3,8 @@
 import json
 from dataclasses import asdict, dataclass
 
+from schemas.parsed_json import parsed_json
+
 #: Rows that have an outcome before their share of failures says anything.
 _ENOUGH_ROWS = 200
 
@@ -31,7 +33,7 @@ class ErrorLimit:
     def from_json(cls, data: bytes) -> "ErrorLimit":
         """What `to_json` wrote; the default for what an older version wrote, or somebody else."""
         try:
-            told = json.loads(data)["error_limit"]
+            told = parsed_json(data)["error_limit"]
             return cls(rows=int(told["rows"]), rate=float(told["rate"]))
-        except (ValueError, TypeError, LookupError):
+        except (ValueError, TypeError, LookupError, OverflowError):
             return cls()

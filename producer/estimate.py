@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from schemas.errors import StoreError
+from schemas.parsed_json import parsed_json
 from schemas.queues import queue_name
 from schemas.rates import BANDS, Rates, Source
 from schemas.recipe import OutputType
@@ -153,7 +154,7 @@ def read_estimate(job: Job) -> Estimate | None:
     if job.store.size(layout.ESTIMATE) is None:
         return None
     try:
-        return Estimate.from_dict(json.loads(job.store.get(layout.ESTIMATE)))
+        return Estimate.from_dict(parsed_json(job.store.get(layout.ESTIMATE)))
     except (StoreError, ValueError, LookupError, TypeError):
         return None
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from producer.estimate import compared, read_estimate
 from producer.job_receipt import JobReceipt, receipt_of, sealed_receipt
-from producer.outcomes import PublishedFile, count_outcomes, published_files
+from producer.outcomes import Outcomes, PublishedFile, count_outcomes, published_files
 from producer.read_ahead import read_ahead
 from schemas.errors import StoreError
 from schemas.job import PlanRecord
@@ -47,11 +47,14 @@ def finish_job(job: Job) -> None:
     job.store.replace(layout.STATS, sealed_at_end(_with_comment(moments.to_npz(), seal_note(job.id))))
     job.store.replace(layout.VIEWS, sealed_at_end(f"{views_sql(job)}-- {seal_note(job.id)}".encode()))
     receipt = receipt_of(job, (file.footer for file in files))
+    outcomes = count_outcomes(job, files)
     if receipt is not None:
-        job.store.replace(layout.RECEIPT, sealed_receipt(job, receipt, _beside_estimate(job, receipt, files)))
+        told = outcomes.to_dict() | {"rounds": len(job.rounds())}
+        job.store.replace(layout.RECEIPT, sealed_receipt(job, receipt, _beside_estimate(job, receipt, files), told))
     for plan in rounds:
         job.store.create(
-            layout.manifest_key(plan.round), _manifest(job, plan, files, described, with_receipt=receipt is not None)
+            layout.manifest_key(plan.round),
+            _manifest(job, plan, files, described, outcomes, with_receipt=receipt is not None),
         )
     if isinstance(job.store, LocalStore):
         job.store.sweep()
@@ -126,9 +129,14 @@ def _read(job: Job, file: PublishedFile) -> tuple[str, np.ndarray]:
 
 
 def _manifest(
-    job: Job, plan: PlanRecord, files: list[PublishedFile], described: list[dict[str, object]], *, with_receipt: bool
+    job: Job,
+    plan: PlanRecord,
+    files: list[PublishedFile],
+    described: list[dict[str, object]],
+    outcomes: Outcomes,
+    *,
+    with_receipt: bool,
 ) -> bytes:
-    outcomes = count_outcomes(job, files)
     return sealed(
         {
             "v": FORMAT,

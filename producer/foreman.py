@@ -9,6 +9,7 @@ from producer.board import Board
 from producer.coordinator import Coordinator, Progress
 from producer.error_limit import ErrorLimit
 from producer.finish import finish_job
+from producer.progress_note import NoteWriter
 from producer.spending import SpendLimit, spending_of
 from producer.tally import Tally
 from producer.task_queue import TaskQueue
@@ -44,6 +45,7 @@ class Foreman:
         self._clock, self._looked_at = time.monotonic, -1e9
         self._turns = Turns()
         self._driven: dict[str, tuple[Job, Coordinator]] = {}
+        self._notes: dict[str, NoteWriter] = {}
         self.progress: dict[str, Progress] = {}  # of each job at the last tick
         self.finished = self.stopped = 0  # jobs
         self._refused: set[str] = set()
@@ -57,6 +59,7 @@ class Foreman:
         for job_id, (job, coordinator) in list(self._driven.items()):
             try:
                 progress[job_id] = coordinator.tick()
+                self._notes[job_id].write(coordinator, progress[job_id])
                 if progress[job_id].done:
                     self._finish(job, coordinator)
             except EmbedmillError as err:
@@ -102,7 +105,7 @@ class Foreman:
             job = find_job(open_store(place))
             if job is None or job.is_cancelled() or all(job.is_finished(plan) for plan in job.rounds()):
                 return
-            told = job.store.get(layout.SUBMITTED)
+            told, notes = job.store.get(layout.SUBMITTED), NoteWriter(job)
             coordinator = Coordinator(
                 JobWork(job),
                 board=self._board,
@@ -116,7 +119,7 @@ class Foreman:
             return
         self._complaints.pop(location, None)
         self._say(f"{job.id}: taken up")
-        self._driven[job.id] = (job, coordinator)
+        self._driven[job.id], self._notes[job.id] = (job, coordinator), notes
 
     def _complain(self, location: str, why: str, *, for_good: bool) -> None:
         """Say once what keeps a job from being driven; what may pass is tried again."""
@@ -134,6 +137,7 @@ class Foreman:
 
     def _leave(self, job: Job, coordinator: Coordinator, why: str, *, for_good: bool) -> None:
         self._driven.pop(job.id, None)
+        self._notes.pop(job.id, None)
         coordinator.release()
         self._complain(job.store.url, f"{job.id}: {why}", for_good=False)
         if for_good:

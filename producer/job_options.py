@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from producer.completion import model_names
+
 if TYPE_CHECKING:
     from producer.prepare import JobRequest
 
@@ -80,6 +82,7 @@ Model = Annotated[
         "-m",
         help="A model card's short name, org/name@<40-hex commit>, or a local folder.",
         envvar="EMBEDMILL_MODEL",
+        autocompletion=model_names,
     ),
 ]
 OnlyModality = Annotated[

@@ -94,8 +94,10 @@ def receipt_of(job: Job, footers: Iterable[Footer]) -> JobReceipt | None:
     )
 
 
-def sealed_receipt(job: Job, receipt: JobReceipt, estimate: Mapping[str, Any] | None) -> bytes:
-    """receipt.json: the receipt, what was estimated before, and the seal."""
+def sealed_receipt(
+    job: Job, receipt: JobReceipt, estimate: Mapping[str, Any] | None, outcomes: Mapping[str, Any]
+) -> bytes:
+    """receipt.json: the receipt, what was estimated before, what became of the rows, and the seal."""
     content: dict[str, Any] = {
         "v": FORMAT,
         "kind": KIND,
@@ -105,6 +107,7 @@ def sealed_receipt(job: Job, receipt: JobReceipt, estimate: Mapping[str, Any] | 
         "model": redact(job.record.spec.model),
         **receipt.to_dict(),
         "estimate": estimate,
+        "outcomes": outcomes,
     }
     return sealed(content)
 

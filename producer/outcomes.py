@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import pyarrow as pa
@@ -47,6 +47,11 @@ class Outcomes:
     @property
     def failed(self) -> int:
         return sum(self.failures.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the receipt of a finished job; how many shards, not which."""
+        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        return told | {"shards": len(self.shards)}
 
 
 def published_files(job: Job, *, known: Collection[str] = ()) -> Iterator[PublishedFile]:

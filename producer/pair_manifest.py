@@ -8,7 +8,7 @@ from pathlib import Path
 from producer.manifest import ENDINGS, Manifest, open_manifest
 from producer.records import Line
 from schemas.errors import ManifestError
-from schemas.failures import Reject
+from schemas.failures import Reject, one_line
 from schemas.redaction import redact
 from storage import layout
 from storage.answers import require_ended
@@ -34,7 +34,7 @@ def pair_columns(manifest: Manifest, query: str = "", item: str = "") -> tuple[s
         if set(names) <= set(there):
             return names
     asked = " or ".join(" and ".join(names) for names in wanted)
-    found = ", ".join(there) or "none"
+    found = one_line(", ".join(there)) or "none"
     raise ManifestError(
         f"{manifest.name} has no columns {asked}; it has {found}; name them with --query-column and --item-column"
     )

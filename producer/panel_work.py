@@ -1,6 +1,6 @@
 """Panel work: one round of a join or dedup, as a coordinator drives it."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class PanelWork:
 
     def cuts(self) -> list[Cut]:
         rows = np.array([rows for phase in self._phases for rows in phase.rows], np.int64)
-        return [Cut(digest=plan_digest(self._comparison), first=self._first, rows=rows, task_of=lambda step: JOIN_TASK)]
+        return [Cut(digest=plan_digest(self._comparison), first=self._first, rows=rows, tasks=(JOIN_TASK,))]
 
     def published(self) -> set[int]:
         """The steps whose objects are there; raises Stopped where they have too many pairs."""
@@ -56,7 +56,7 @@ class PanelWork:
             )
         return found
 
-    def failed_rows(self, shards: set[int]) -> dict[int, int]:
+    def failed_rows(self, shards: Container[int]) -> dict[int, int]:
         """No row of a join fails."""
         return {}
 

@@ -1,6 +1,5 @@
 """Spending: what a job may cost and until when it may work, and the watch over both."""
 
-import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -9,6 +8,7 @@ from datetime import datetime
 from producer.duration import duration
 from producer.outcomes import published_files
 from schemas.errors import LimitReached
+from schemas.parsed_json import parsed_json
 from schemas.spent import Step
 from storage.jobs import Job
 
@@ -30,9 +30,9 @@ class SpendLimit:
     def from_json(cls, data: bytes) -> "SpendLimit":
         """What a submitted job says; no limit for what an older version wrote, or somebody else."""
         try:
-            told = json.loads(data)["spend_limit"]
+            told = parsed_json(data)["spend_limit"]
             return cls(**{name: float(told[name]) for name in ("max_cost", "price", "deadline")})
-        except (ValueError, TypeError, LookupError):
+        except (ValueError, TypeError, LookupError, OverflowError):
             return cls()
 
 

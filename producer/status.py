@@ -1,23 +1,31 @@
 """Status: where a job stands, from the store and, where it can be reached, from Redis."""
 
-import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
+
+import numpy as np
 
 from producer.board import Board
 from producer.estimate import read_estimate
 from producer.job_receipt import receipt_of, written_receipt
-from producer.outcomes import PublishedFile, count_outcomes, listed_outcomes, published_files
+from producer.outcomes import Outcomes, PublishedFile, count_outcomes, listed_outcomes, published_files
+from producer.progress_note import MANY_SHARDS, read_note
 from schemas.errors import BrokerError, StoreError
+from schemas.job import PlanRecord
+from schemas.parsed_json import parsed_json
 from schemas.queues import queue_name
 from schemas.redaction import redact
-from schemas.rows import Modality
 from schemas.sizes import CPU, GIB
 from storage import layout
 from storage.jobs import Job
-from storage.plans import PlanReader
+from storage.plans import planned_modalities
+
+#: What stands for the codes of failures where only their number is known.
+_OF_ANY_CODE = "of_any_code"
 
 
 class JobState(StrEnum):
@@ -90,16 +98,24 @@ class JobStatus:
 
 
 def job_status(
-    job: Job, board: Board | None = None, *, files: Callable[[Job], Iterable[PublishedFile]] = published_files
+    job: Job,
+    board: Board | None = None,
+    *,
+    exact: bool = False,
+    many: int = MANY_SHARDS,
+    files: Callable[[Job], Iterable[PublishedFile]] = published_files,
 ) -> JobStatus:
-    """Look into the store, and on the board where one is given; `files` reads what is published of an unended job."""
-    outcomes = listed_outcomes(job)
-    found = list(files(job)) if outcomes is None else []
-    outcomes = outcomes or count_outcomes(job, found)
+    """Look into the store, and on the board where one is given; `files` reads what is published of an unended job.
+
+    Of a job of `many` shards or more it is told what its coordinator, or its receipt, says; `exact` looks into each.
+    """
     rounds, record = job.rounds(), job.record
+    is_large = sum(plan.shards for plan in rounds) >= many and not exact
+    seen = (_at_a_glance(job, rounds) if is_large else None) or _looked_into(job, files)
+    outcomes = seen.outcomes
     status = JobStatus(
         job=job.id,
-        state=_state(job, len(outcomes.shards)),
+        state=_state(job, rounds, seen.published),
         location=job.store.url,
         kind=str(record.spec.kind),
         model=record.spec.model,
@@ -113,7 +129,7 @@ def job_status(
         skipped=record.plan.skipped,
         left_out=record.plan.left_out,
         shards=sum(plan.shards for plan in rounds),
-        published=len(outcomes.shards),
+        published=seen.published,
         file_bytes=outcomes.file_bytes,
         retries=len(rounds) - 1,
         vectors_by_modality=dict(sorted(outcomes.vectors_by_modality.items())),
@@ -121,8 +137,9 @@ def job_status(
         reused=outcomes.reused,
         reusable=record.plan.reused,
         reuse_saves_s=round(record.plan.reuse_saves_s, 1),
-        queues=_queues_left(job, outcomes.shards),
-        receipt=written_receipt(job) if not found else _receipt_so_far(job, found),
+        queues=[QueueStatus(queue=queue, shards_left=left) for queue, left in sorted(seen.left.items()) if left],
+        notes=[seen.note] if seen.note else [],
+        receipt=seen.receipt,
     )
     if job.store.size(layout.REPORT) is not None:
         status.report = f"{redact(job.store.url)}/{layout.REPORT}"
@@ -135,13 +152,80 @@ def job_status(
     return status
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What is known of a job's shards."""
+
+    outcomes: Outcomes
+    published: int  # shards
+    left: dict[str, int]  # shards that are not, by queue
+    receipt: dict[str, Any] | None
+    note: str = ""
+
+
+def _looked_into(job: Job, files: Callable[[Job], Iterable[PublishedFile]]) -> _Seen:
+    """What every shard says of itself, or the list of a finished job."""
+    outcomes = listed_outcomes(job)
+    found = list(files(job)) if outcomes is None else []
+    outcomes = outcomes or count_outcomes(job, found)
+    return _Seen(
+        outcomes=outcomes,
+        published=len(outcomes.shards),
+        left=_queues_left(job, outcomes.shards),
+        receipt=written_receipt(job) if not found else _receipt_so_far(job, found),
+    )
+
+
+def _at_a_glance(job: Job, rounds: list[PlanRecord]) -> _Seen | None:
+    """What the receipt of a finished job says, or the note of a coordinator; None where only the shards can tell."""
+    if all(job.is_finished(plan) for plan in rounds):
+        return _by_receipt(written_receipt(job), len(rounds))
+    note = read_note(job) if len(rounds) == 1 else None
+    if note is None:
+        return None
+    when = datetime.fromtimestamp(note.at).astimezone().strftime("%H:%M:%S")
+    rows_ok = note.rows_done - note.failed
+    outcomes = Outcomes(
+        rows=note.rows_done,
+        rows_ok=rows_ok,
+        vectors=rows_ok,
+        failures=Counter({_OF_ANY_CODE: note.failed} if note.failed else {}),
+    )
+    return _Seen(
+        outcomes=outcomes,
+        published=note.published,
+        left=note.left,
+        receipt=None,
+        note=f"this is what the job's coordinator saw at {when}; --exact looks into every shard, which takes long",
+    )
+
+
+def _by_receipt(receipt: dict[str, Any] | None, rounds: int) -> _Seen | None:
+    try:
+        told = (receipt or {})["outcomes"]
+        if told["rounds"] != rounds:
+            return None
+        outcomes = Outcomes(
+            rows=told["rows"],
+            vectors=told["vectors"],
+            rows_ok=told["rows_ok"],
+            failures=Counter(told["failures"]),
+            vectors_by_modality=Counter(told["vectors_by_modality"]),
+            file_bytes=told["file_bytes"],
+            equal=told["equal"],
+            reused=told["reused"],
+        )
+        return _Seen(outcomes=outcomes, published=told["shards"], left={}, receipt=receipt)
+    except (LookupError, TypeError, ValueError):  # of an older version
+        return None
+
+
 def _receipt_so_far(job: Job, files: list[PublishedFile]) -> dict[str, Any] | None:
     receipt = receipt_of(job, (file.footer for file in files))
     return receipt.to_dict() if receipt else None
 
 
-def _state(job: Job, published: int) -> JobState:
-    rounds = job.rounds()
+def _state(job: Job, rounds: list[PlanRecord], published: int) -> JobState:
     if all(job.is_finished(plan) for plan in rounds):
         return JobState.FINISHED
     if job.store.size(layout.CANCELLED) is not None:
@@ -153,24 +237,22 @@ def _state(job: Job, published: int) -> JobState:
 
 def _why_stopped(job: Job) -> str:
     try:
-        return str(json.loads(job.store.get(layout.STOPPED))["why"])
+        return str(parsed_json(job.store.get(layout.STOPPED))["why"])
     except (StoreError, ValueError, LookupError, TypeError):  # taken up again meanwhile
         return "stopped"
 
 
-def _queues_left(job: Job, published: frozenset[int]) -> list[QueueStatus]:
-    left: dict[Modality, int] = {}
+def _queues_left(job: Job, published: frozenset[int]) -> dict[str, int]:
+    left = Counter[str]()
+    there = np.fromiter(published, np.int64, len(published))
     for plan in job.rounds():
         if not job.is_finished(plan):
-            reader = PlanReader(job.store, plan)
-            for shard in reader.shards():
-                if shard not in published:
-                    modality = reader.modality(shard)
-                    left[modality] = left.get(modality, 0) + 1
-    return [
-        QueueStatus(queue=queue_name(modality, job.record.spec.size, job.record.spec.kind), shards_left=count)
-        for modality, count in sorted(left.items())
-    ]
+            modalities, numbers = planned_modalities(job.store, plan)
+            is_left = ~np.isin(np.arange(plan.first_shard, plan.first_shard + plan.shards), there)
+            for number, modality in enumerate(modalities):
+                queue = queue_name(modality, job.record.spec.size, job.record.spec.kind)
+                left[queue] += int(np.count_nonzero(is_left & (numbers == number)))
+    return left
 
 
 def _unserved(queue: QueueStatus, status: JobStatus) -> str:

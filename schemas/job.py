@@ -1,13 +1,13 @@
 """A job: its spec, its plan, and the record that pins both."""
 
 import hashlib
-import json
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from schemas.errors import SpecMismatch
 from schemas.model_cards import Kind
+from schemas.parsed_json import parsed_json
 from schemas.recipe import OutputType, Recipe, Role
 from schemas.rerank import Activation, RerankSpec, Scoring
 from schemas.rows import Modality
@@ -188,7 +188,7 @@ def new_job_id(name: str, nonce: bytes) -> str:
 
 def _loaded(data: bytes, what: str) -> dict[str, Any]:
     try:
-        raw = json.loads(data)
+        raw = parsed_json(data)
     except ValueError as err:
         raise SpecMismatch(f"{what} is not JSON; is this folder the output of embedmill?") from err
     if not isinstance(raw, dict) or raw.get("v") not in _KNOWN_FORMATS:

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from schemas.errors import SpecMismatch
+from schemas.parsed_json import parsed_json
 from schemas.sealed import sealed, unsealed
 
 FORMAT = 1
@@ -146,7 +147,7 @@ class PanelFooter:
     @classmethod
     def from_json(cls, data: bytes) -> "PanelFooter":
         """Parse a footer; raises ValueError or LookupError for what is none."""
-        raw = json.loads(data)
+        raw = parsed_json(data)
         try:
             return cls(**raw | {"forced": tuple(raw["forced"])})
         except TypeError as err:  # of a shard, or of a newer embedmill

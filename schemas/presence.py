@@ -3,6 +3,8 @@
 import json
 from dataclasses import asdict, dataclass, fields
 
+from schemas.parsed_json import parsed_json
+
 #: A presence that is not renewed for so long is gone.
 TTL_S = 15
 
@@ -26,7 +28,7 @@ class WorkerPresence:
     @classmethod
     def from_json(cls, data: str | bytes) -> "WorkerPresence":
         """Parse a presence; raises ValueError, TypeError or LookupError for what is none."""
-        raw = json.loads(data)
+        raw = parsed_json(data)
         known = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}  # a newer worker may say more
         lists = {name: tuple(map(str, raw.get(name, ()))) for name in ("queues", "models")}
         return cls(**known | lists | {"name": str(raw["name"])})

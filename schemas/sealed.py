@@ -4,6 +4,8 @@ import hashlib
 import json
 from typing import Any
 
+from schemas.parsed_json import parsed_json
+
 SEAL = "sha256"
 _BLANK = "0" * 64
 
@@ -20,7 +22,7 @@ def is_sealed(data: bytes, content: dict[str, Any]) -> bool:
 
 def unsealed(data: bytes) -> dict[str, Any]:
     """What was sealed, without its seal; raises ValueError where one bit of `data` is not what was written."""
-    content = json.loads(data)
+    content = parsed_json(data)
     if not isinstance(content, dict) or not is_sealed(data, content):
         raise ValueError("its bytes are not those that embedmill wrote")
     del content[SEAL]

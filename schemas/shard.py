@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from schemas.parsed_json import parsed_json
 from schemas.rows import Modality
 from schemas.spent import Spent
 
@@ -57,7 +58,7 @@ class Footer:
 
     @classmethod
     def from_json(cls, data: bytes) -> "Footer":
-        raw = json.loads(data)
+        raw = parsed_json(data)
         return cls(**raw | {"notes": tuple(raw["notes"]), "spent": Spent.from_dict(raw.get("spent", {}))})
 
 
@@ -88,7 +89,7 @@ class ShardReport:
     @classmethod
     def from_json(cls, data: str | bytes) -> "ShardReport":
         """Parse a report; raises ValueError, TypeError or LookupError for what is none."""
-        raw = json.loads(data)
+        raw = parsed_json(data)
         known = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}  # a newer worker may say more
         report = cls(**known)
         if not (type(report.shard) is int and isinstance(report.outcome, str) and type(report.rows_failed) is int):

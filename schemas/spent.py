@@ -45,9 +45,12 @@ class Spent:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> "Spent":
         """What `to_dict` wrote; raises ValueError or TypeError for anything else. Nothing is nothing spent."""
-        counts = {name: int(raw.get(name, 0)) for name in ("items", "tokens", "padded", "batches")}
-        seconds = {str(step): float(value) for step, value in dict(raw.get("seconds", {})).items()}
-        return cls(seconds=seconds, **counts, began_at=float(raw.get("began_at", 0.0)))
+        try:
+            counts = {name: int(raw.get(name, 0)) for name in ("items", "tokens", "padded", "batches")}
+            seconds = {str(step): float(value) for step, value in dict(raw.get("seconds", {})).items()}
+            return cls(seconds=seconds, **counts, began_at=float(raw.get("began_at", 0.0)))
+        except (AttributeError, OverflowError) as err:
+            raise ValueError("no measure of what was spent") from err
 
 
 def total(parts: Iterable[Spent]) -> Spent:

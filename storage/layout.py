@@ -23,6 +23,7 @@ STATS = "stats.npz"  # written anew when a retry ends
 VIEWS = "views.sql"
 RECEIPT = "receipt.json"  # where the time went; written anew when a retry ends
 REPORT = "report.html"  # for people; made anew by whoever asks
+PROGRESS = "control/progress.json"  # of a job with very many shards: what its coordinator last saw
 ESTIMATE = "control/estimate.json"  # what the job was thought to take, before it began
 
 _PART = re.compile(r"^data/modality=([a-z]+)/part-(\d{6,})\.parquet$")

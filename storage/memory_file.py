@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from schemas.parsed_json import parsed_json
 from storage.model_files import default_cache
 from storage.private_files import private_name
 
@@ -34,7 +35,7 @@ class MemoryFile:
     def entries(self) -> dict[str, Any]:
         """All that is remembered, by key, the oldest first."""
         try:
-            return dict(json.loads(self.path.read_bytes())["entries"].items())
+            return dict(parsed_json(self.path.read_bytes())["entries"].items())
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as err:

@@ -2,6 +2,7 @@
 
 import json
 
+from schemas.parsed_json import parsed_json
 from storage import layout
 from storage.store import Store
 
@@ -12,4 +13,4 @@ def set_pair_limit(store: Store, most: int) -> None:
 
 def pair_limit(store: Store) -> int:
     """Raises NotFound where none was ever said."""
-    return int(json.loads(store.get(layout.LIMITS))["max_pairs"])
+    return int(parsed_json(store.get(layout.LIMITS))["max_pairs"])

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from schemas.columns import CONTENT
 from schemas.errors import NotFound, StoreError
+from schemas.failures import one_line
 from storage.parquet_seal import check_seal, leave_room, seal
 from storage.store import LocalStore, Store
 
@@ -147,7 +148,8 @@ def _sound(key: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, ValueError, KeyError) as err:
-        raise StoreError(f"{key} is no sound Parquet file: {(str(err).splitlines() or [''])[0]}") from err
+        why = one_line((str(err).splitlines() or [""])[0])
+        raise StoreError(f"{key} is no sound Parquet file: {why}") from err
 
 
 def read_parquet(store: Store, key: str) -> pa.Table:

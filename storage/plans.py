@@ -98,9 +98,8 @@ def _columns(rows: list[ManifestRow], runs: Iterable[TextRun], kept: int) -> lis
     return columns
 
 
-def _sorted_table(rows: list[ManifestRow], keep: Iterable[KeptColumn], runs: Iterable[TextRun]) -> pa.Table:
-    """The same, all of them sorted by id."""
-    schema = rows_schema(keep)
+def _sorted_table(rows: list[ManifestRow], schema: pa.Schema, runs: Iterable[TextRun]) -> pa.Table:
+    """The same as a table of that schema, all of them sorted by id."""
     columns = _columns(rows, runs, len(schema) - _OWN_COLUMNS)
     ids: list[str] = columns[0]  # type: ignore[assignment]  # ids are strings
     order = sorted(range(len(ids)), key=ids.__getitem__)
@@ -122,8 +121,7 @@ class PlanWriter:
 
     def __init__(self, keep: Iterable[KeptColumn], *, first_shard: int = 0, schema: pa.Schema | None = None) -> None:
         """`schema` is that of the tables, where they do not hold rows of a manifest."""
-        self._keep = tuple(keep)
-        self._schema = rows_schema(self._keep) if schema is None else schema
+        self._schema = rows_schema(keep) if schema is None else schema
         self._first = first_shard
         self._folder = tempfile.TemporaryDirectory(prefix="embedmill-plan-")
         self._files: list[Path] = []
@@ -149,7 +147,7 @@ class PlanWriter:
         self, modality: Modality, rows: list[ManifestRow], cost: float, *, runs: Iterable[TextRun] = ()
     ) -> None:
         """Append `rows`, and those of `runs`, as the next shard, sorted by id; `cost` in estimated tokens."""
-        self.add_built(modality, _sorted_table(rows, self._keep, runs), cost)
+        self.add_built(modality, _sorted_table(rows, self._schema, runs), cost)
 
     def add_table(self, modality: Modality, table: pa.Table, cost: float) -> None:
         """Append a table of the plan's schema, sorted by id, as the next shard."""
@@ -203,7 +201,15 @@ class PlanWriter:
         if self._writer is None:
             path = Path(self._folder.name) / f"rows-{len(self._files):05d}.parquet"
             self._files.append(path)
-            self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", compression_level=1)
+            # Ids and texts differ, and nobody asks for ranges: dictionaries and statistics cost half of the writing.
+            self._writer = pq.ParquetWriter(
+                path,
+                self._schema,
+                compression="zstd",
+                compression_level=1,
+                use_dictionary=False,
+                write_statistics=False,
+            )
         return self._writer
 
     def _close_file(self) -> None:
@@ -283,15 +289,28 @@ def _table_digest(modality: Modality, table: pa.Table) -> str:
     return digest.hexdigest()
 
 
+def _read_index(store: Store, plan: PlanRecord, columns: list[str] | None = None) -> pa.Table:
+    data = store.get(plan.index)
+    if hashlib.sha256(data).hexdigest() != plan.index_sha256:
+        raise StoreError(f"{plan.index} is not what the job was planned with; restore it")
+    return pq.read_table(pa.BufferReader(data), columns=columns, use_threads=False)
+
+
+def planned_modalities(store: Store, plan: PlanRecord) -> tuple[tuple[Modality, ...], np.ndarray]:
+    """The modalities of a plan, and each shard's place among them, int32 (shards,); raises like PlanReader."""
+    return _places(_read_index(store, plan, ["modality"])["modality"].dictionary_encode().combine_chunks())
+
+
+def _places(modalities: pa.DictionaryArray) -> tuple[tuple[Modality, ...], np.ndarray]:
+    return tuple(map(Modality, modalities.dictionary.to_pylist())), np.asarray(modalities.indices)
+
+
 class PlanReader:
     """The shards of one plan, read from the store; the index is held in memory."""
 
     def __init__(self, store: Store, plan: PlanRecord) -> None:
         self._store, self.plan = store, plan
-        data = store.get(plan.index)
-        if hashlib.sha256(data).hexdigest() != plan.index_sha256:
-            raise StoreError(f"{plan.index} is not what the job was planned with; restore it")
-        table = pq.read_table(pa.BufferReader(data), use_threads=False)
+        table = _read_index(store, plan)
         self._modalities = table["modality"].dictionary_encode().combine_chunks()
         self._table = table
         self.rows = np.asarray(table["rows"])  # int64 (shards,)
@@ -310,6 +329,10 @@ class PlanReader:
 
     def modality(self, shard: int) -> Modality:
         return Modality(self._modalities[shard - self.plan.first_shard].as_py())
+
+    def modalities(self) -> tuple[tuple[Modality, ...], np.ndarray]:
+        """Those that there are, and each shard's place among them, int32 (shards,)."""
+        return _places(self._modalities)
 
     def shards(self) -> range:
         return range(self.plan.first_shard, self.plan.first_shard + self.plan.shards)

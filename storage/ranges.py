@@ -9,6 +9,7 @@ from schemas.sealed import sealed, unsealed
 
 #: Steps between the least and the largest value.
 LEVELS = 255
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,18 @@ class Ranges:
         """Parse what `to_json` wrote; raises StoreError for anything else."""
         try:
             raw = unsealed(data)
-            return cls(np.array(raw["low"], np.float32), np.array(raw["high"], np.float32))
-        except (ValueError, KeyError, TypeError) as err:
+            low, high = _rows(raw["low"], raw["high"])
+            return cls(low.astype(np.float32), high.astype(np.float32))
+        except (ValueError, KeyError, TypeError, OverflowError) as err:
             raise StoreError("the job's int8 ranges are not what embedmill wrote; restore them") from err
+
+
+def _rows(low: object, high: object) -> np.ndarray:
+    """Both as float64 (2, dim); raises ValueError for others than finite numbers that float32 holds."""
+    rows = np.array([low, high], np.float64)
+    if rows.ndim != 2 or not (np.abs(rows) <= _LARGEST).all():
+        raise ValueError("no ranges")
+    return rows
 
 
 def _decimals(values: np.ndarray) -> list[float]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from schemas.columns import CONTENT, USAGE
 from schemas.contents import CONTENT_BYTES
 from schemas.errors import EmbedmillError, StoreError
+from schemas.parsed_json import parsed_json
 from schemas.recipe import OutputType, Recipe, vector_column
 from schemas.space import Space
 from storage import layout
@@ -110,7 +111,7 @@ def read_earlier(store: Store, key: str) -> EarlierContents:
     """What `publish` wrote; raises StoreError for anything else."""
     table = read_parquet(store, key)
     try:
-        files = [EarlierFile(*item) for item in json.loads((table.schema.metadata or {})[_FILES])]
+        files = [EarlierFile(*item) for item in parsed_json((table.schema.metadata or {})[_FILES])]
         entries = np.empty(table.num_rows, _ENTRY)
         entries["content"] = np.frombuffer(b"".join(table["content"].to_pylist()), "V16")
         for name in ("file", "row", "count"):

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,7 +29,7 @@ from storage.parquet import (
     vectors_to_arrow,
 )
 from storage.scores import SCORE, ids_in, is_scores, scores_file, scores_in
-from storage.store import Store
+from storage.store import Store, keys_below
 
 CONTENT_TYPE = pa.binary(CONTENT_BYTES)
 FAILURES_SCHEMA = pa.schema(
@@ -149,6 +150,12 @@ def published_shards(store: Store) -> Iterator[tuple[int, str, int]]:
         shard = layout.shard_of(item.key)
         if shard is not None:
             yield shard, item.key, item.size
+
+
+def published_numbers(store: Store) -> "array[int]":
+    """The numbers of the published shards, 8 bytes each."""
+    shards = map(layout.shard_of, keys_below(store, layout.DATA))
+    return array("q", (shard for shard in shards if shard is not None))
 
 
 def read_footer(store: Store, modality: Modality, shard: int) -> Footer:

@@ -41,7 +41,8 @@ def server_path(folder: Path) -> str:
 
 
 @contextmanager
-def guarded_redis() -> Iterator[GuardedRedis]:
+def guarded_redis(**more: str) -> Iterator[GuardedRedis]:
+    """With `more` in the entry script's environment."""
     with tempfile.TemporaryDirectory(prefix="guarded-") as name:  # short: a socket's path has 104 bytes
         folder = Path(name)
         passwords = {role: secrets.token_hex(16) for role in ROLES}
@@ -53,7 +54,7 @@ def guarded_redis() -> Iterator[GuardedRedis]:
             "PATH": server_path(folder / "bin"),
         }
         with (folder / "log").open("wb") as log:
-            process = subprocess.Popen([ENTRY], env=given | places, stdout=log, stderr=log)
+            process = subprocess.Popen([ENTRY], env=given | places | more, stdout=log, stderr=log)
         try:
             wait_for((folder / "redis.sock").exists, timeout_s=20, what="the guarded Redis")
             yield GuardedRedis(folder / "redis.sock", passwords)

@@ -5,7 +5,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,15 @@ Running = subprocess.Popen[bytes]
 
 
 def embedmill(
-    *words: object, env: dict[str, str] | None = None, timeout_s: float = 300, cwd: Path | None = None
+    *words: object,
+    env: dict[str, str] | None = None,
+    timeout_s: float = 300,
+    cwd: Path | None = None,
+    before: Sequence[str] = (),
 ) -> Done:
-    """Run one command to its end."""
+    """Run one command to its end; `before` are words in front of it."""
     return subprocess.run(
-        [*ENTRY, *map(str, words)],
+        [*before, *ENTRY, *map(str, words)],
         capture_output=True,
         text=True,
         env={**os.environ, **(env or {})},
@@ -36,6 +40,15 @@ def embedmill(
         check=False,
         cwd=cwd,
     )
+
+
+def without_network() -> list[str]:
+    """The words before a command that take every network from it, loopback too; none where this user may not."""
+    words = ["unshare", "--net"]
+    try:
+        return words if subprocess.run([*words, "true"], capture_output=True, check=False).returncode == 0 else []
+    except FileNotFoundError:
+        return []
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from schemas.rerank import Activation, Scoring
 from workers.canary import probe_pairs
 from workers.encoder import Length, OutOfMemory
 from workers.loading import Loaded
+from workers.onednn_linear import use_onednn
 from workers.pair_scorer import LoadedPair
 from workers.processor_check import check_processor
 from workers.sentence_encoder import is_out_of_memory, judged_error, on_device, quiet
@@ -203,5 +204,6 @@ def _loaded(card: ModelCard, folder: Path, device: str, dtype: str) -> CrossEnco
             )
     except (ImportError, OSError, KeyError, TypeError, ValueError, RuntimeError, MemoryError, AssertionError) as err:
         raise WorkerUnfit(f"model {card.name} cannot be loaded here: {type(err).__name__}: {err}") from err
+    use_onednn(model)
     model.eval()
     return model

@@ -27,6 +27,7 @@ from workers.canary import probe
 from workers.content import Film
 from workers.encoder import Length, OutOfMemory
 from workers.loading import Loaded
+from workers.onednn_linear import use_onednn
 from workers.processor_check import check_processor
 from workers.shrinking import Shrink, shrink_of, trial_picture
 
@@ -265,6 +266,7 @@ def _loaded(card: ModelCard, folder: Path, device: str, dtype: str) -> SentenceT
             )
     except (ImportError, OSError, KeyError, TypeError, ValueError, RuntimeError, MemoryError, AssertionError) as err:
         raise WorkerUnfit(f"model {card.name} cannot be loaded here: {type(err).__name__}: {err}") from err
+    use_onednn(model)
     return model.eval()
 
 

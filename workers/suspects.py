@@ -10,6 +10,7 @@ from typing import Protocol
 import redis
 
 from schemas.failures import Failure, FailureCode, Stage
+from schemas.parsed_json import parsed_json
 from schemas.queues import KEY_TTL_S, condemned_key, suspects_key
 
 
@@ -72,5 +73,5 @@ class MemorySuspects:
 
 
 def _failure(told: str) -> Failure:
-    code, stage, message = json.loads(told)
+    code, stage, message = parsed_json(told)
     return Failure(code=FailureCode(code), stage=Stage(stage), message=str(message))

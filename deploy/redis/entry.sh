@@ -35,6 +35,9 @@ server=$(command -v valkey-server || command -v redis-server) || {
 }
 set -- "$here/redis.conf" --dir "$data" --unixsocket "$run/redis.sock" --aclfile "$private/users.acl" \
     --maxmemory "${REDIS_MAXMEMORY:-1gb}"
+if [ -n "${REDIS_PORT:-}" ]; then # without TLS: for a network that lets in nobody else
+    set -- "$@" --port "$REDIS_PORT"
+fi
 if [ -n "${REDIS_TLS_DIR:-}" ]; then # machines elsewhere: TLS, and the same passwords
     set -- "$@" --tls-port "${REDIS_TLS_PORT:-6379}" --tls-auth-clients no \
         --tls-cert-file "$REDIS_TLS_DIR/redis.crt" --tls-key-file "$REDIS_TLS_DIR/redis.key"

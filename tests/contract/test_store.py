@@ -12,7 +12,7 @@ import pytest
 
 from schemas.errors import NotFound, Refused
 from storage.private_files import private_name
-from storage.store import LocalStore, Store, memory_store, open_store, require_create_only, require_within
+from storage.store import LocalStore, Store, keys_below, memory_store, open_store, require_create_only, require_within
 from tests.servers import S3Server, s3_server
 from tests.virtual_store import Faults, VirtualStore, bucket_of
 
@@ -81,7 +81,9 @@ def test_a_listing_has_the_folder_and_nothing_else(store: Store) -> None:
     store.create("database", b"333")
 
     assert {(item.key, item.size) for item in store.walk("data")} == {("data/x/one", 1), ("data/two", 2)}
+    assert sorted(keys_below(store, "data")) == ["data/two", "data/x/one"]
     assert list(store.walk("nowhere")) == []
+    assert list(keys_below(store, "nowhere")) == []
 
 
 def test_folders_are_those_right_below(store: Store) -> None:

@@ -14,7 +14,7 @@ from schemas.failures import FailureCode
 from storage.jobs import open_job
 from storage.store import LocalStore
 from tests.bad_images import Sample, bad_images, good_images, write_images
-from tests.mill import embedmill, texts, write_jsonl
+from tests.mill import embedmill, texts, without_network, write_jsonl
 from workers.decode import decode_image
 from workers.hash_encoder import canonical_bytes, expected_vector
 from workers.loading import Loaded
@@ -105,7 +105,8 @@ def pixel_bytes(sample: Sample) -> bytes:
 
 @pytest.mark.model
 def test_with_a_real_model_too(tmp_path: Path) -> None:
-    """Text and images of the demo model: bad rows fail with their codes, good ones equal sentence-transformers' own."""
+    """Text and images of the demo model: bad rows fail with their codes, good ones equal sentence-transformers' own;
+    and nothing of it, once installed, needs a network: the whole job runs where there is none."""
     samples = good_images()
     write_images(tmp_path, [*samples, *bad_images()])
     bad = bad_rows(40, sound=FailureCode.MODALITY_UNSUPPORTED)
@@ -113,7 +114,7 @@ def test_with_a_real_model_too(tmp_path: Path) -> None:
     manifest = shuffled_manifest(tmp_path, [*good_texts, *good_pictures, *(row for row, _ in bad)])
     out = tmp_path / "out"
 
-    done = embedmill("run", manifest, "--model", "demo", "--out", out)
+    done = embedmill("run", manifest, "--model", "demo", "--out", out, before=without_network())
 
     vectors, failures = outcomes(out)
     assert done.returncode == 1, done.stderr

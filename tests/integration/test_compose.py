@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tests.watching import Page
 
 VARIABLES = example_variables() | {"EMBEDMILL_CPU_WORKERS": "1"}
 OURS = ("redis", "coordinator", "worker-cpu", "flower")
+GPU_SIZES = ("gpu8", "gpu16", "gpu24", "gpu48", "gpu80")
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +134,18 @@ def test_the_health_check_says_what_is_wrong(compose: Compose) -> None:
     assert all(one.stderr.count("\n") == 1 for one in done)
 
 
+def test_gpu_services_without_a_gpu_say_so_in_a_line(compose: Compose) -> None:
+    """The five commands as they are written, on a machine that has none: refused, and nothing is started."""
+    if shutil.which("nvidia-smi"):
+        pytest.skip("this machine may have a GPU")
+    names = [f"worker-{size}" for size in GPU_SIZES]
+    done = [compose.run(name, *compose.services[name]["command"]) for name in names]
+
+    assert [one.returncode for one in done] == [2] * 5
+    assert {one.stderr.count("\n") for one in done} == {1}
+    assert all("--device cuda is not there" in one.stderr for one in done)
+
+
 def test_services_end_within_their_grace(compose: Compose, page: Page) -> None:
     """SIGTERM to the main process, as `docker compose stop` does: each ends by itself, in time."""
     for name in reversed(OURS):
@@ -141,7 +155,7 @@ def test_services_end_within_their_grace(compose: Compose, page: Page) -> None:
         assert compose.processes[name].wait(grace) == 0, name
 
 
-@pytest.mark.parametrize("size", ["gpu8", "gpu16", "gpu24", "gpu48", "gpu80"])
+@pytest.mark.parametrize("size", GPU_SIZES)
 def test_a_gpu_service_is_one_of_its_size(size: str) -> None:
     """It asks for the machine's GPUs, is started by its profile alone, and names its size."""
     service = compose_file(VARIABLES)["services"][f"worker-{size}"]

@@ -1,5 +1,6 @@
 """The shipped Redis: everything works with the little that each role may do, and nothing else does."""
 
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -135,6 +136,24 @@ def test_a_stranger_is_refused(guarded: GuardedRedis) -> None:
 
         with pytest.raises((AuthenticationError, AuthorizationError)):
             client.ping()
+
+
+def test_over_tcp_the_same_users_are_asked_for() -> None:
+    """As on Kubernetes: a port where the environment names one, and nobody without a password of theirs."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with guarded_redis(REDIS_PORT=str(port)) as server:
+        clients = [redis.Redis(port=port, username=role, password=server.passwords[role]) for role in ROLES]
+        answers = [client.ping() for client in clients]
+        stranger = redis.Redis(port=port)
+
+        with pytest.raises(AuthenticationError):
+            stranger.ping()
+        with pytest.raises(NoPermissionError):
+            clients[1].config_get("*")
+
+    assert answers == [True] * 3
 
 
 def test_it_does_not_start_with_a_password_that_could_be_guessed() -> None:

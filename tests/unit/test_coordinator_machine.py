@@ -120,10 +120,8 @@ class LosesWhatItCouldNotSend(Coordinator):
 class SendsWhatIsPublished(Coordinator):
     """It does not look whether a shard is there before it sends it."""
 
-    def _send(self, lane: _Lane, room: int) -> None:
-        known, self._published = self._published, dict.fromkeys(self._published, False)
-        super()._send(lane, room)
-        self._published = known
+    def _is_wanted(self, shard: int) -> bool:
+        return shard not in self._sent
 
 
 class HasNoWindow(Coordinator):

@@ -1,5 +1,6 @@
 """The Kubernetes manifests are what the API takes."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,29 @@ def test_each_manifest_is_listed_and_no_other() -> None:
     """`kubectl apply -k` applies all that lies there."""
     listed = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())["resources"]
 
-    assert sorted(listed) == sorted({name for name, _ in manifests()})
+    assert sorted(listed) == sorted({name for name, _ in manifests()} | {"../redis"})
+
+
+def test_redis_is_that_of_deploy_redis() -> None:
+    """Its entry script with the files beside it, from a ConfigMap, and passwords for each of its users."""
+    [redis] = [pod["containers"][0] for pod in pods() if pod["containers"][0]["name"] == "redis"]
+    base = yaml.safe_load((FOLDER.parent / "redis" / "kustomization.yaml").read_text())
+    [made] = base["configMapGenerator"]
+    secrets = {
+        pod["containers"][0]["name"]: [source["secretRef"]["name"] for source in pod["containers"][0]["envFrom"][-1:]]
+        for pod in pods()
+    }
+
+    assert redis["command"] == ["/bin/sh", "/etc/embedmill/redis/entry.sh"]
+    assert {path.name for path in (FOLDER.parent / "redis").iterdir()} == {*made["files"], "kustomization.yaml"}
+    assert {name for name, _ in read_variables()} <= {told["name"] for told in redis["env"]} | {"REDIS_TLS_DIR"}
+    assert secrets == {"redis": ["redis"], "coordinator": ["coordinator"], "worker": ["worker"]}
+
+
+def read_variables() -> list[tuple[str, str]]:
+    """REDIS_* variables that the entry script reads, and their defaults."""
+    script = (FOLDER.parent / "redis" / "entry.sh").read_text()
+    return [pair for pair in re.findall(r"\$\{(REDIS_\w+):-([^}]*)\}", script) if pair[0] != "REDIS_TLS_PORT"]
 
 
 @pytest.mark.parametrize(("name", "document"), list(manifests()), ids=lambda value: str(value)[:40])
