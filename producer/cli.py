@@ -591,6 +591,7 @@ def coordinate(
         with interruptible():
             while foreman.tick() or not until_idle:
                 time.sleep(0.5)
+            desk.wait()
     except Interrupted:
         _say("ended; jobs go on when a coordinator is started again")
     finally:

@@ -53,7 +53,7 @@ class ReportDesk:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._asked: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._asked: queue.Queue[str] = queue.Queue()
         self._thread: threading.Thread | None = None
 
     def ask(self, location: str) -> None:
@@ -63,6 +63,11 @@ class ReportDesk:
             self._thread = threading.Thread(target=self._work, name="reports", daemon=True)
             self._thread.start()
 
+    def wait(self) -> None:
+        """Until all that were asked for are made, or given up."""
+        self._asked.join()
+
     def _work(self) -> None:
         while True:
             report_on(self._asked.get(), self._say)
+            self._asked.task_done()
