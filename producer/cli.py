@@ -575,7 +575,7 @@ def coordinate(
 
     url = _safe(broker_url, insecure_broker)
     board = RedisBoard(url)
-    desk, key = ReportDesk(_say), message_key()
+    desk, key = ReportDesk(_say, roots=tuple(root)), message_key()
     foreman = Foreman(
         tuple(root),
         board=board,
