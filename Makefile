@@ -34,6 +34,7 @@ check: $(DONE)
 docs: $(DONE)
 	$(BIN)/python docs/make_cli.py
 	$(BIN)/python docs/make_failures.py
+	$(BIN)/python docs/make_settings.py
 
 # The documentation in build/site; its tools are in an environment of their own. Warnings are errors.
 SITE := .venv-site
