@@ -200,7 +200,6 @@ def open_vectors(
             return _of_job(store, location, modality, column)
         keys = sorted(item.key for item in store.walk("") if item.key.endswith(_PARQUET) and _is_visible(item.key))
     if not keys:
-        options = "--modality of a dedup, --left-modality or --right-modality of a join"
         raise Refused(f"{location} holds neither a job nor Parquet; give a job's folder, or Parquet with vectors")
     source = _foreign(store, location, keys, id_column, column, known, integers)
     if modality not in (None, source.modality):
@@ -225,6 +224,7 @@ def _of_job(store: Store, location: str, modality: str | None, column: str) -> V
         footers = list(pool.map(lambda key: footer_of(store, key), keys))
     found = sorted({str(f.modality) for f in footers if f.vectors})
     if modality is None and len(found) > 1:
+        options = "--modality of a dedup, --left-modality or --right-modality of a join"
         raise Refused(f"{location} holds vectors of {', '.join(found)}: say which: {options}")
     chosen = modality or (found[0] if found else str(Modality.TEXT))
     if chosen not in found:
