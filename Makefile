@@ -13,6 +13,11 @@ demo: $(DONE)
 	@echo "==> 6. embed the manifest's 14 sounds, by their timbre"
 	$(BIN)/embedmill run examples/demo/manifest.jsonl --model sounds --out out/demo-sounds --modality audio --quiet
 	$(BIN)/python examples/ask_demo.py out/demo out/demo-sounds
+	@echo
+	@echo "==> your own pictures, in this shell:"
+	@echo "  . $(BIN)/activate"
+	@echo "  embedmill run FOLDER --model demo --out out/mine"
+	@echo "  embedmill search out/mine \"a few words\""
 
 test: $(DONE)
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST)
