@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run_page(folder: Path, model_cache: str) -> RunPage:
     """Runs a page's blocks in the folder; one worker, so that a model is loaded once a job."""
     environ = os.environ | {
@@ -66,10 +66,16 @@ def run_page(folder: Path, model_cache: str) -> RunPage:
     return run
 
 
+@pytest.fixture(scope="module")
+def photos(run_page: RunPage) -> str:
+    """What the page of photos says; the page of captions goes on with its vectors."""
+    return run_page("photos")
+
+
 @pytest.mark.model
-def test_photos_are_found_by_words_and_by_a_picture(folder: Path, run_page: RunPage) -> None:
+def test_photos_are_found_by_words_and_by_a_picture(photos: str) -> None:
     """No manifest: the owl is found by what it does, the dog by itself, and a copy costs nothing."""
-    said = run_page("photos")
+    said = photos
 
     found = [line.split() for line in said.splitlines() if line[:1].isdigit()]
     assert [words[2] for words in found if words[0] == "1"] == ["owl-branch.png", "beagle.png"]
@@ -78,7 +84,7 @@ def test_photos_are_found_by_words_and_by_a_picture(folder: Path, run_page: RunP
 
 
 @pytest.mark.model
-def test_captions_get_pictures_and_a_reranker_scores_each_pair(folder: Path, run_page: RunPage) -> None:
+def test_captions_get_pictures_and_a_reranker_scores_each_pair(folder: Path, photos: str, run_page: RunPage) -> None:
     """The pictures' vectors come from the job before; every caption has ten pairs, and each pair a score."""
     said = run_page("captions")
 
