@@ -4,6 +4,7 @@ python examples/ask_demo.py out/demo out/demo-sounds
 """
 
 import sys
+from pathlib import Path
 
 from similarity.nearest import load_dataset, nearest
 from storage.store import open_store
@@ -13,6 +14,9 @@ def main(rows: str, sounds: str) -> None:
     """Print each film's nearest images, and each sound's nearest sounds."""
     ask_films(rows)
     ask_sounds(sounds)
+    print("\nLook at what was made, in a browser:")
+    for report in sorted(Path(rows).parent.glob("*/report.html")):
+        print(f"  {report}")
 
 
 def ask_films(rows: str) -> None:

@@ -17,6 +17,7 @@ from producer.cli_completion import completion
 from producer.cli_dedup import dedup
 from producer.cli_eval import evaluate
 from producer.cli_export import export
+from producer.cli_failures import failures
 from producer.cli_join import join
 from producer.cli_monitor import monitor
 from producer.cli_report import report
@@ -28,7 +29,7 @@ from producer.job_options import AllowUnpinned, OnlyModality, SizeName, seconds_
 from producer.reporting import WithReport
 from producer.spend_options import Deadline, MaxCost, Price, SpendWords, spend_words
 from schemas.errors import EmbedmillError, LimitReached, Refused
-from schemas.failures import printable
+from schemas.visible import visible, visible_lines
 
 if TYPE_CHECKING:
     from prometheus_client.registry import CollectorRegistry
@@ -382,7 +383,7 @@ def verify(
     if as_json:
         print(json.dumps({"job": job.id if job else None, **verdict.to_dict()}))
     else:
-        print("\n".join(verdict.lines(name)), file=sys.stderr if receipt == "-" else sys.stdout)
+        print(visible_lines("\n".join(verdict.lines(name))), file=sys.stderr if receipt == "-" else sys.stdout)
     raise typer.Exit(0 if verdict.complete else 3 if verdict.ok else 1)
 
 
@@ -396,7 +397,7 @@ def _verify_answers(store: "Store", *, as_json: bool) -> int:
     from storage import layout
 
     verdict = prove_join(store) if store.size(layout.JOIN) is not None else prove_dedup(store)
-    print(json.dumps(asdict(verdict)) if as_json else "\n".join(verdict.lines()))
+    print(json.dumps(asdict(verdict)) if as_json else visible_lines("\n".join(verdict.lines())))
     return 0 if verdict.complete else 1 if verdict.problems else 3
 
 
@@ -447,7 +448,7 @@ def gc(
         print(json.dumps({"job": job.id if job else None, "deleted": delete, "bytes": total, "files": files}))
         return
     for leftover in found:
-        print(f"{leftover.key}  {leftover.size:,} bytes: {leftover.why}")
+        print(f"{visible(leftover.key)}  {leftover.size:,} bytes: {leftover.why}")
     count = "1 leftover" if len(found) == 1 else f"{len(found):,} leftovers"
     ending = "removed" if delete else "nothing was removed: that takes --delete"
     print(f"{count}, {total:,} bytes; {ending}" if found else "nothing is left over")
@@ -727,9 +728,9 @@ def doctor(
         print(json.dumps([asdict(finding) for finding in findings]))
     else:
         for finding in findings:
-            print(f"{'ok ' if finding.ok else 'BAD'}  {finding.what}: {finding.seen}")
+            print(f"{'ok ' if finding.ok else 'BAD'}  {finding.what}: {visible(finding.seen)}")
             if not finding.ok:
-                print(f"     fix: {finding.fix}")
+                print(f"     fix: {visible(finding.fix)}")
         print("by symptom, and for sizes, upgrades and disasters: docs/operations.md")
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 2)
 
@@ -774,7 +775,7 @@ def list_models(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps([asdict(model) | {"modalities": sorted(model.modalities)} for model in known]))
         return
-    print("\n".join(map(listed, known)))
+    print(visible_lines("\n".join(map(listed, known))))
     print("\nAny other: org/name@<40-hex commit>, or a local folder; `embedmill models inspect` says what it takes.")
 
 
@@ -831,9 +832,9 @@ def _show_card(card: "ModelCard", known: "KnownModel | None", *, as_json: bool, 
     if as_json:
         print(json.dumps(card_fields(card) | ({} if problem is None else {"problem": problem or None})))
         return
-    print("\n".join(card_lines(card, known)))
+    print(visible_lines("\n".join(card_lines(card, known))))
     if problem is not None:
-        print(f"{'here':11} {problem or 'it can be fed on this machine'}")
+        print(f"{'here':11} {visible(problem) or 'it can be fed on this machine'}")
 
 
 app.command(epilog=EPILOG)(bench)
@@ -842,6 +843,7 @@ app.command(epilog=EPILOG)(monitor)
 app.command(epilog=EPILOG)(report)
 app.command(epilog=EPILOG)(rerank)
 app.command("eval", epilog=EPILOG)(evaluate)
+app.command(epilog=EPILOG)(failures)
 app.command(epilog=EPILOG)(search)
 app.command(epilog=EPILOG)(watch)
 app.command(epilog=EPILOG)(export)
@@ -869,7 +871,7 @@ def _run() -> int:
             code = app(prog_name="embedmill", standalone_mode=False)
             sys.stdout.flush()  # here, where a closed pipe is expected; at exit Python would complain
     except EmbedmillError as err:
-        _say(f"embedmill: {printable(str(err))}")
+        _say(f"embedmill: {visible(str(err))}")
         return err.exit_code
     except (typer.Abort, KeyboardInterrupt):
         code = _INTERRUPTED
@@ -903,7 +905,7 @@ def _usage_error(err: Exception) -> int | None:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(visible_lines(line), file=sys.stderr, flush=True)
 
 
 def command_line() -> str:
@@ -1167,7 +1169,7 @@ def _show_standing(store: "Store", *, as_json: bool) -> int:
     from similarity.standing import standing
 
     seen = standing(store)
-    print(json.dumps(seen.to_dict()) if as_json else "\n".join(seen.lines()))
+    print(json.dumps(seen.to_dict()) if as_json else visible_lines("\n".join(seen.lines())))
     return 0 if seen.finished else 3
 
 
@@ -1184,7 +1186,7 @@ def show_status(job: "Job", *, as_json: bool, broker_url: str = "", exact: bool 
     from producer.summary import status_lines
 
     seen = job_status(job, _board(broker_url), exact=exact)
-    print(json.dumps(seen.to_dict()) if as_json else "\n".join(status_lines(seen)))
+    print(json.dumps(seen.to_dict()) if as_json else visible_lines("\n".join(status_lines(seen))))
     if seen.state is not JobState.FINISHED:
         return 3
     return 1 if seen.failed or seen.rejects else 0
@@ -1202,5 +1204,6 @@ def _show_end(job: "Job", *, as_json: bool, seconds: float | None, done_before: 
         print(summary_json(seen, seconds=seconds, done_now=done_now))
     else:
         searchable = job.record.spec.kind == Kind.EMBED and Modality.TEXT in job.record.spec.takes
-        print("\n".join(summary_lines(seen, seconds=seconds, done_now=done_now, searchable=searchable)))
+        lines = summary_lines(seen, seconds=seconds, done_now=done_now, searchable=searchable)
+        print(visible_lines("\n".join(lines)))
     return 1 if seen.failed or seen.rejects else 0

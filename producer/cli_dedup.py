@@ -7,6 +7,7 @@ import typer
 from producer.broker_options import BrokerUrl, Distributed, InsecureBroker, PanelSize
 from producer.reporting import WithReport
 from schemas.join import Integers
+from schemas.visible import visible
 
 
 def dedup(
@@ -86,6 +87,6 @@ def dedup(
     progress = nothing if quiet or as_json else Lines()
     spread = spreading(distributed, broker_url, insecure_broker, size, max_pairs, quiet or as_json)
     done = dedup_here(request, out, progress=progress, spread=spread)
-    print(json.dumps(done.to_dict()) if as_json else done.line)
+    print(json.dumps(done.to_dict()) if as_json else visible(done.line))
     if with_report:
         report_beside(out, quiet=quiet or as_json)

@@ -53,6 +53,7 @@ def evaluate(
     """
     import json
 
+    from schemas.visible import visible_lines
     from similarity.quality import evaluate as measure
 
     ks = sorted(set(k or (1, 10)))
@@ -60,9 +61,9 @@ def evaluate(
     if as_json:
         print(json.dumps(_told(evaluation, ks=ks, samples=samples, seed=seed)))
         return
-    print("\n".join(_table(evaluation)))
+    print(visible_lines("\n".join(_table(evaluation))))
     print(f"intervals: 95 % of {samples:,} bootstrap samples of the queries, seed {seed}")
-    print("\n".join(_notes(evaluation)))
+    print(visible_lines("\n".join(_notes(evaluation))))
 
 
 def _told(evaluation: "Evaluation", *, ks: list[int], samples: int, seed: int) -> dict[str, object]:

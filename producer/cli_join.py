@@ -12,6 +12,7 @@ from producer.job_options import SizeName
 from producer.reporting import WithReport
 from schemas.join import Device, Integers, Precision, Score
 from schemas.sizes import CPU
+from schemas.visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,7 +147,7 @@ def join(
     progress = nothing if quiet or as_json else Lines()
     spread = spreading(distributed, broker_url, insecure_broker, size, max_pairs, quiet or as_json)
     done = join_here(request, out, max_pairs=max_pairs, progress=progress, spread=spread)
-    print(json.dumps(done.to_dict()) if as_json else done.line)
+    print(json.dumps(done.to_dict()) if as_json else visible(done.line))
     if done.forced and not as_json:
         print(f"{done.join}: FORCED: the spaces differ in {', '.join(done.forced)}", file=sys.stderr)
     if with_report:
@@ -161,8 +162,8 @@ def report_beside(out: str, *, quiet: bool) -> None:
     from storage.store import canonical_location
 
     place = canonical_location(out)
-    if report_on(place, lambda line: print(line, file=sys.stderr)) and not quiet:
-        print(f"report: {redact(place)}/{layout.REPORT}", file=sys.stderr)
+    if report_on(place, lambda line: print(visible(line), file=sys.stderr)) and not quiet:
+        print(f"report: {visible(redact(place))}/{layout.REPORT}", file=sys.stderr)
 
 
 class Lines:

@@ -46,6 +46,7 @@ def report(
     from report.asked import Asked
     from report.make import make_report
     from schemas.redaction import redact
+    from schemas.visible import visible
     from storage import layout
     from storage.store import canonical_location, open_store
 
@@ -56,7 +57,7 @@ def report(
     else:
         store.replace(layout.REPORT, page)
     place = file or f"{redact(store.url)}/{layout.REPORT}"
-    print(json.dumps({"report": place, "bytes": len(page)}) if as_json else place)
+    print(json.dumps({"report": place, "bytes": len(page)}) if as_json else visible(place))
 
 
 def _write(file: str, page: bytes) -> None:

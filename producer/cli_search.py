@@ -42,6 +42,7 @@ def search(
     import sys
     from shlex import quote
 
+    from schemas.visible import visible
     from storage.jobs import open_job
     from storage.store import canonical_location, open_store
 
@@ -54,9 +55,9 @@ def search(
         print(json.dumps(_told(job, row, role, found)))
         return
     print("\n".join(_lines(found.hits)))
-    print(_summary(job, role, found), file=sys.stderr)
+    print(visible(_summary(job, role, found)), file=sys.stderr)
     if text and os.path.isfile(text):  # noqa: PTH113  # a Path raises for a text that is too long to be one
-        told = f"embedmill search {quote(out)} --file {quote(text)}"
+        told = visible(f"embedmill search {quote(out)} --file {quote(text)}")
         print(f"these words were searched for; what is like the file of that name: {told}", file=sys.stderr)
 
 

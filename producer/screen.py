@@ -11,6 +11,7 @@ from producer.coordinator import Progress
 from producer.duration import duration
 from schemas.failures import one_line
 from schemas.model_cards import Kind
+from schemas.visible import visible_lines
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -102,7 +103,7 @@ class LineScreen:
 
     def say(self, line: str) -> None:
         with contextlib.suppress(OSError):  # nobody listens any more: the work goes on
-            print(line, file=sys.stderr, flush=True)  # noqa: T201  # talk goes to stderr
+            print(visible_lines(line), file=sys.stderr, flush=True)  # noqa: T201  # talk goes to stderr
 
     def planning(self, rows: int) -> None:
         if self._due():
@@ -155,7 +156,7 @@ class TerminalScreen:
         self._task: TaskID = self._bar.add_task("planning", total=None, note=words.rows)
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False)
+        self._console.print(visible_lines(line), markup=False)
 
     def planning(self, rows: int) -> None:
         self._bar.update(self._task, completed=rows)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-from report.html import Html, joined, tag, trusted, visible
+from report.html import Html, joined, tag, trusted
 
 _ALONE = "It is one file: nothing in it is loaded from elsewhere."
 
@@ -96,11 +96,6 @@ def _data(maps: Mapping[str, object]) -> str:
     """JSON that cannot end its own element."""
     told = json.dumps(maps, ensure_ascii=False, separators=(",", ":"))
     return told.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def shown_texts(texts: Sequence[str]) -> list[str]:
-    """Texts for the script, which shows them as they are."""
-    return [visible(text) for text in texts]
 
 
 def _resource(name: str) -> str:

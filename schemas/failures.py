@@ -119,14 +119,9 @@ class Reject:
     message: str
 
 
-def printable(text: str) -> str:
-    """`text` with control characters and line ends escaped, and what is no Unicode replaced: safe for a terminal."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text.encode("utf-8", "replace").decode())
-
-
 def one_line(text: str) -> str:
     """`text` made safe to store and print: control characters escaped, at most MESSAGE_LIMIT long."""
-    safe = printable(text)
+    safe = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text.encode("utf-8", "replace").decode())
     return safe if len(safe) <= MESSAGE_LIMIT else safe[: MESSAGE_LIMIT - 1] + "…"
 
 

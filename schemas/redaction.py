@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterable
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
-_USERINFO = re.compile(r"(?<=://)\S*@")  # greedy: a password may hold @ and /
+# No pattern here begins with what may be long: a text of a million letters is searched once, not once for each letter.
+_URL = re.compile(r"://\S+")
 _QUERY = re.compile(r"[?#]\S*")
 #: Words whose value is a secret wherever they stand: parameters of signed URLs, headers, settings.
 _NAMED = re.compile(
-    r"""((?:[\w-]*(?:signature|token|password|passwd|secret|credential|api[-_]?key|access[-_]?key(?:[-_]?id)?)
+    r"""((?:(?:signature|token|password|passwd|secret|credential|api[-_]?key|access[-_]?key(?:[-_]?id)?)
           |\bsig|\b(?:proxy-)?authorization)["']?\s*[=:]\s*["']?)
         (?!\*\*\*)(?:(?:basic|bearer)\s+)?[^\s&"',;]+""",
     re.IGNORECASE | re.VERBOSE,
@@ -25,7 +25,9 @@ def redact(text: str) -> str:
 
 
 def _redact_url(url: str) -> str:
-    return _QUERY.sub("?***", _USERINFO.sub("***@", url), count=1)
+    """What comes after the scheme; the last @ ends the user info: a password may hold @ and /."""
+    _, at, host = url.rpartition("@")
+    return _QUERY.sub("?***", f"://***@{host}" if at else url, count=1)
 
 
 def unquoted(message: str, contents: Iterable[str]) -> str:

@@ -180,7 +180,7 @@ def _go_through(folder: Path, env: dict[str, str], s3: S3Server, web: HttpServer
     ):
         _commands(folder, manifest, bucket, env, search)
         monitor = replace(page, password=env["EMBEDMILL_MONITOR_PASSWORD"])
-        wait_for(lambda: all(row["state"] == "SUCCESS" for row in monitor.rows()), timeout_s=30, what="Flower")
+        wait_for(lambda: {row["state"] for row in monitor.rows()} == {"SUCCESS"}, timeout_s=30, what="Flower")
         _look_at_pages(monitor, [address(logs / name) for name in ("worker", "coordinator")], env, search)
         for word in redis_words(env["EMBEDMILL_BROKER_URL"]):
             search.look("Redis' keys", word)

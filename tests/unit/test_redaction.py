@@ -91,3 +91,13 @@ def test_a_message_that_quotes_nothing_is_kept() -> None:
     message = "RuntimeError: the shapes of a and b cannot be multiplied"
 
     assert unquoted(message, ["", "a", "an a and a b", "multiple shapes"]) == message
+
+
+@pytest.mark.parametrize("long", ["z", "://", "token", "a@", "sig= ", "-", "://a@b?"])
+def test_a_text_is_searched_once_however_long_it_is(long: str) -> None:
+    """Texts of a million characters that look like the beginning of a secret, again and again, end."""
+    text = long * (1_000_000 // len(long))
+
+    shown = redact(text)
+
+    assert len(shown) <= 2 * len(text)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from report.asked import Asked
 from report.charts import nice_ticks
-from report.html import snippet, tag, visible
+from report.html import snippet, tag
 from report.job_facts import Cut
 from report.likeness import clusters_of, look_around, random_spread
 from report.make import make_report
@@ -25,6 +25,7 @@ from schemas.failures import Failure, FailureCode, Stage
 from schemas.rows import ManifestRow, Modality
 from schemas.shard import Footer
 from schemas.spent import Spent, Step
+from schemas.visible import visible
 from similarity.dedup_request import DedupRequest, dedup_here
 from similarity.join_request import SideRequest
 from storage.jobs import Job
@@ -153,7 +154,7 @@ def test_the_data_of_the_map_cannot_end_its_element() -> None:
     data = page.inside["script"][0]
 
     assert not set("<>&") & set(data)
-    assert json.loads(data)["pca"]["kinds"]
+    assert json.loads(data)["points"]["kinds"]
 
 
 def test_without_content_no_text_is_in_the_page() -> None:

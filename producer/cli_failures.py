@@ -1,0 +1,89 @@
+"""`embedmill failures`: the rows that have no vector, for people, for scripts and for spreadsheets."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from storage.jobs import Job
+
+_COLUMNS = ("id", "line", "modality", "code", "stage", "message", "retryable", "uri")
+_ID = 60
+
+
+def failures(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The job's folder, or s3://bucket/prefix.")],
+    code: Annotated[
+        list[str] | None, typer.Option("--code", help="Only failures with this code. Repeatable; default: all.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Rows to show; 0: all.")] = 100,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV on stdout; no cell is a formula.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row on stdout, for scripts.")] = False,
+) -> None:
+    """List the rows that have no vector, with why.
+
+    \b
+    embedmill failures vectors --code not_found
+    embedmill failures vectors --limit 0 --csv > failures.csv
+
+    Rows that a retry has settled are not among them. Messages never hold a row's content.
+    """
+    import json
+    import sys
+
+    from producer.cli import job_at
+
+    if as_csv and as_json:
+        raise typer.BadParameter("--csv and --json both write to stdout; leave one away")
+    found = _found(job_at(out), code or [])
+    shown = found.slice(0, limit) if limit else found
+    rows: list[dict[str, Any]] = shown.select(list(_COLUMNS)).to_pylist()  # Any: as Arrow gives them
+    if as_json:
+        for row in rows:
+            print(json.dumps(row))
+    elif as_csv:
+        _write_csv(rows)
+    elif rows:
+        print("\n".join(_lines(rows)))
+    if not as_json and not as_csv:
+        of = f", the first {len(rows):,} of them here; --limit 0 shows all" if len(rows) < found.num_rows else ""
+        print(f"{found.num_rows:,} rows failed{of}" if found.num_rows else "no row failed", file=sys.stderr)
+
+
+def _found(job: "Job", codes: list[str]) -> "pa.Table":
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from producer.outcomes import open_failures, published_files
+
+    found = open_failures(job, list(published_files(job)))
+    if codes:
+        found = found.filter(pc.is_in(found["code"], pa.array(codes)))
+    return found.sort_by("line")
+
+
+def _lines(rows: list[dict[str, Any]]) -> list[str]:
+    """Line, id, code and message in columns."""
+    from schemas.redaction import redact
+    from schemas.visible import visible
+
+    ids = [visible(row["id"]) for row in rows]
+    ids = [id_ if len(id_) <= _ID else f"{id_[: _ID - 1]}…" for id_ in ids]
+    width, wide = max(map(len, ids)), max(len(row["code"]) for row in rows)
+    return [
+        f"line {row['line']:>6}  {id_:{width}}  {row['code']:{wide}}  {visible(redact(row['message']))}"
+        for row, id_ in zip(rows, ids, strict=True)
+    ]
+
+
+def _write_csv(rows: list[dict[str, Any]]) -> None:
+    import csv
+    import sys
+
+    from schemas.visible import cell
+
+    writer = csv.writer(sys.stdout, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows([cell("" if row[name] is None else str(row[name])) for name in _COLUMNS] for row in rows)
