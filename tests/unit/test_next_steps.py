@@ -1,5 +1,6 @@
 """Errors that newcomers meet say what to do next."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,16 @@ def test_words_that_name_a_file_are_searched_for_and_the_option_is_named(tmp_pat
     assert done.returncode == other.returncode == 0, done.stderr + other.stderr
     assert f"embedmill search {job} --file {manifest}" in done.stderr
     assert "--file" not in other.stderr
+
+
+def test_a_dedup_of_two_modalities_names_its_own_option(tmp_path: Path) -> None:
+    """Which is not that of a join."""
+    shutil.copy(Path(__file__).parents[2] / "examples/demo/images/bee.png", tmp_path / "bee.png")
+    rows = [{"id": "a", "text": "a bee"}, {"id": "b", "uri": "bee.png"}]
+    manifest = write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert embedmill("run", manifest, "--model", "hash", "--out", tmp_path / "out").returncode == 0
+
+    done = embedmill("dedup", tmp_path / "out", "--out", tmp_path / "copies")
+
+    assert done.returncode == 2
+    assert "holds vectors of image, text: say which: --modality of a dedup" in done.stderr
