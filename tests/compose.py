@@ -25,7 +25,7 @@ from tests.guarded import server_path
 from tests.servers import wait_for
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("schemas", "storage", "producer", "workers", "similarity", "deploy")
+PACKAGES = ("schemas", "storage", "producer", "workers", "similarity", "report", "deploy")
 NOBODY = 65534
 _VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 _VARIABLE = re.compile(r"\$(?:(\$)|\{(\w+)(?::([-?])([^}]*))?\})")

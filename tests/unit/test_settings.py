@@ -49,4 +49,4 @@ def test_the_page_of_settings_is_current() -> None:
     page = (ROOT / "docs" / "settings.md").read_text()
 
     assert done.returncode == 0, done.stderr
-    assert {name for name in re.findall(r"EMBEDMILL_[A-Z_]*[A-Z]", code) if f"`{name}`" not in page} == set()
+    assert {name for name in re.findall(r"\bEMBEDMILL_[A-Z_]*[A-Z]", code) if f"`{name}`" not in page} == set()
