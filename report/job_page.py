@@ -2,6 +2,8 @@
 
 import contextlib
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -206,7 +208,7 @@ def _throughput(timeline: Timeline, facts: JobFacts) -> Html:
     return figure("Throughput over time", chart, note=note, table=numbers)
 
 
-def _receipt(receipt: dict) -> Html:  # type: ignore[type-arg]  # JSON, as JobReceipt.to_dict has it
+def _receipt(receipt: Mapping[str, Any]) -> Html:  # Any: JSON, as JobReceipt.to_dict has it
     seconds = receipt["total"]["seconds"]
     wall = max(seconds["wall"], 1e-9)
     own = [(words, seconds[step]) for step, words in _STEPS.items() if seconds[step] > 0.001 * wall]

@@ -8,7 +8,7 @@ import pyarrow as pa
 from report.asked import Asked
 from report.charts import Mark
 from report.html import joined, tag
-from report.page import Page, Section, paragraphs
+from report.page import Page, Section
 from report.pairs_part import Found, Group, PairNames, sample_pairs, samples_section, score_section
 from report.provenance import facts_table
 from report.published import spread
@@ -121,7 +121,7 @@ def _sections(
         ("output", redact(store.url)),
     ]
     proof = tag("p", "Every rank, score and byte can be proved: ", tag("code", f"embedmill verify {redact(store.url)}"))
-    return [Section(name="provenance", title="Provenance", body=joined(facts_table(rows), proof, paragraphs()))]
+    return [Section(name="provenance", title="Provenance", body=joined(facts_table(rows), proof))]
 
 
 def _side_rows(name: str, side: JoinSide) -> list[tuple[str, str]]:

@@ -132,13 +132,13 @@ def _per_left(sample: PairSample, names: PairNames) -> Html:
     if len(values) > 12:  # as many bars as can be read
         edges = np.unique(np.quantile(counts, np.linspace(0, 1, 11)).astype(np.int64))
         rows, _ = np.histogram(counts, bins=np.r_[edges, edges[-1] + 1])
-        names_ = [
+        told_as = [
             f"{a:,}-{b - 1:,}" if b - a > 1 else f"{a:,}"
             for a, b in zip(edges, np.r_[edges[1:], edges[-1] + 1], strict=True)
         ]
     else:
-        names_ = [f"{value:,}" for value in values]
-    told = [Bar(name=name, values=(float(n),), told=f"{int(n):,}") for name, n in zip(names_, rows, strict=True) if n]
+        told_as = [f"{value:,}" for value in values]
+    told = [Bar(name=name, values=(float(n),), told=f"{int(n):,}") for name, n in zip(told_as, rows, strict=True) if n]
     note = f"How many pairs a {names.one} has, of those that have some."
     return figure(f"Pairs of each {names.one}", bars(("rows",), told), note=note)
 
