@@ -1,6 +1,5 @@
 """The page of a join."""
 
-import contextlib
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -9,7 +8,7 @@ from report.asked import Asked
 from report.charts import Mark
 from report.html import joined, tag
 from report.page import Page, Section
-from report.pairs_part import Found, Group, PairNames, sample_pairs, samples_section, score_section
+from report.pairs_part import Found, Group, PairNames, PairSample, sample_pairs, samples_section, score_section
 from report.provenance import facts_table
 from report.published import spread
 from report.sides import Side
@@ -30,43 +29,18 @@ _COLUMNS = ["left_id", "right_id", "score", "rank"]
 def join_page(store: Store, asked: Asked) -> Page:
     """All that is to be seen of a join, finished or not."""
     record = JoinRecord.from_json(store.get(layout.JOIN))
-    panels = sorted(
-        (layout.panel_of(i.key), i.key, i.size) for i in store.walk(layout.DATA) if layout.panel_of(i.key) is not None
-    )
-    files = [(panel, key) for panel, key, _ in panels if panel is not None]
-    footers = [_footer(store, key) for _, key in spread(files)[:_FILES]]
+    files = sorted((n, i.key, i.size) for i in store.walk(layout.DATA) if (n := layout.panel_of(i.key)) is not None)
+    some = [(panel, key) for panel, key, _ in spread(files)[:_FILES]]
+    footers = [_footer(store, key) for _, key in some]
     names = PairNames(left="left_id", right="right_id", one="left row", many="left rows", score=str(record.spec.score))
-    some = spread(files)[:_FILES]
     sample = sample_pairs(_tables(store, some), names, len(some), seed=asked.seed)
-    finished = store.size(layout.manifest_key(0)) is not None
     pairs = round(sum(f.pairs for f in footers) * len(files) / max(1, len(footers)))
-    with contextlib.ExitStack() as stack:
-        left, right = (
-            stack.enter_context(Side(side.location, asked)) for side in (record.spec.left, record.spec.right)
-        )
-        rows = (
-            left.rows({g.left for g in sample.groups}),
-            right.rows({p.right for g in sample.groups for p in g.pairs}),
-        )
-
-        def row_of(group: Group, pair: Found | None) -> ManifestRow | None:
-            return rows[0].get(group.left) if pair is None else rows[1].get(pair.right)
-
-        sections = _sections(record, footers, pairs, finished, store)
-        if files:
-            marks = [
-                Mark(at=f.threshold, name=f"threshold {f.threshold:.3g}")
-                for f in footers[:1]
-                if f.threshold is not None
-            ]
-            sections.insert(0, score_section(sample, names, of=pairs, marks=marks, more=_asked_for(record)))
-            sections.insert(1, samples_section(sample, names, (left.cards, right.cards), row_of))
-    with_pairs = sum(map(len, sample.per_left))
-    looked = sum(f.rows for f in footers)
+    finished = store.size(layout.manifest_key(0)) is not None
     state = (
         "Finished" if finished else f"Not finished: {len(files):,} of {counted(record.spec.panels, 'panel')} are done"
     )
     of = f"{record.spec.left.rows:,} left rows and {record.spec.right.rows:,} right rows"
+    with_pairs, looked = sum(map(len, sample.per_left)), sum(f.rows for f in footers)
     return Page(
         title=record.id,
         kind="join",
@@ -77,12 +51,34 @@ def join_page(store: Store, asked: Asked) -> Page:
             ("Left rows", f"{record.spec.left.rows:,}", record.spec.left.modality),
             ("Right rows", f"{record.spec.right.rows:,}", record.spec.right.modality),
             ("Left rows with a pair", share(with_pairs, looked), f"of {looked:,}" if looked else ""),
-            ("Output", size(sum(s for _, _, s in panels)), counted(len(files), "file")),
+            ("Output", size(sum(bytes_ for _, _, bytes_ in files)), counted(len(files), "file")),
         ],
-        sections=sections,
+        sections=[
+            *(_pair_sections(record, footers, sample, names, pairs, asked) if files else []),
+            _provenance(record, footers, store),
+        ],
         maps={},
         made_from=redact(store.url),
     )
+
+
+def _pair_sections(
+    record: JoinRecord, footers: list[PanelFooter], sample: PairSample, names: PairNames, pairs: int, asked: Asked
+) -> list[Section]:
+    """The scores, and some left rows with their pairs."""
+    threshold = footers[0].threshold
+    marks = [] if threshold is None else [Mark(at=threshold, name=f"threshold {threshold:.3g}")]
+    with Side(record.spec.left.location, asked) as left, Side(record.spec.right.location, asked) as right:
+        lefts = left.rows({group.left for group in sample.groups})
+        rights = right.rows({pair.right for group in sample.groups for pair in group.pairs})
+
+        def row_of(group: Group, pair: Found | None) -> ManifestRow | None:
+            return lefts.get(group.left) if pair is None else rights.get(pair.right)
+
+        return [
+            score_section(sample, names, of=pairs, marks=marks, more=_asked_for(record)),
+            samples_section(sample, names, (left.cards, right.cards), row_of),
+        ]
 
 
 def _asked_for(record: JoinRecord) -> str:
@@ -98,9 +94,7 @@ def _asked_for(record: JoinRecord) -> str:
     return f"Asked for: {told}." if told else ""
 
 
-def _sections(
-    record: JoinRecord, footers: list[PanelFooter], pairs: int, finished: bool, store: Store
-) -> list[Section]:
+def _provenance(record: JoinRecord, footers: list[PanelFooter], store: Store) -> Section:
     spec = record.spec
     sampled = sum(f.sampled for f in footers)
     recall = (
@@ -121,7 +115,7 @@ def _sections(
         ("output", redact(store.url)),
     ]
     proof = tag("p", "Every rank, score and byte can be proved: ", tag("code", f"embedmill verify {redact(store.url)}"))
-    return [Section(name="provenance", title="Provenance", body=joined(facts_table(rows), proof))]
+    return Section(name="provenance", title="Provenance", body=joined(facts_table(rows), proof))
 
 
 def _side_rows(name: str, side: JoinSide) -> list[tuple[str, str]]:
