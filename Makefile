@@ -13,6 +13,11 @@ demo: $(DONE)
 	@echo "==> 6. embed the manifest's 14 sounds, by their timbre"
 	$(BIN)/embedmill run examples/demo/manifest.jsonl --model sounds --out out/demo-sounds --modality audio --quiet
 	$(BIN)/python examples/ask_demo.py out/demo out/demo-sounds
+	@echo
+	@echo "==> your own pictures, in this shell:"
+	@echo "  . $(BIN)/activate"
+	@echo "  embedmill run FOLDER --model demo --out out/mine"
+	@echo "  embedmill search out/mine \"a few words\""
 
 test: $(DONE)
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST)
@@ -34,6 +39,7 @@ check: $(DONE)
 docs: $(DONE)
 	$(BIN)/python docs/make_cli.py
 	$(BIN)/python docs/make_failures.py
+	$(BIN)/python docs/make_settings.py
 
 # The documentation in build/site; its tools are in an environment of their own. Warnings are errors.
 SITE := .venv-site

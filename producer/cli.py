@@ -898,6 +898,8 @@ def _usage_error(err: Exception) -> int | None:
         print(message())
         return 2
     words = " ".join(message().split()).replace("Value error, ", "").rstrip(".")
+    if words.startswith("Missing option '--model'"):
+        words += "; `embedmill models list` shows them, minilm (texts) and demo (texts and pictures) need no hub"
     _say(f"embedmill: {words}; see `{command} --help`")
     return 2
 
@@ -1193,11 +1195,15 @@ def show_status(job: "Job", *, as_json: bool, broker_url: str = "", exact: bool 
 def _show_end(job: "Job", *, as_json: bool, seconds: float | None, done_before: int) -> int:
     from producer.status import job_status
     from producer.summary import summary_json, summary_lines
+    from schemas.model_cards import Kind
+    from schemas.rows import Modality
 
     seen = job_status(job)
     done_now = max(0, seen.rows_ok + seen.failed - done_before)
     if as_json:
         print(summary_json(seen, seconds=seconds, done_now=done_now))
     else:
-        print(visible_lines("\n".join(summary_lines(seen, seconds=seconds, done_now=done_now))))
+        searchable = job.record.spec.kind == Kind.EMBED and Modality.TEXT in job.record.spec.takes
+        lines = summary_lines(seen, seconds=seconds, done_now=done_now, searchable=searchable)
+        print(visible_lines("\n".join(lines)))
     return 1 if seen.failed or seen.rejects else 0

@@ -40,6 +40,7 @@ def search(
     import json
     import os
     import sys
+    from shlex import quote
 
     from schemas.visible import visible
     from storage.jobs import open_job
@@ -55,6 +56,9 @@ def search(
         return
     print("\n".join(_lines(found.hits)))
     print(visible(_summary(job, role, found)), file=sys.stderr)
+    if text and os.path.isfile(text):  # noqa: PTH113  # a Path raises for a text that is too long to be one
+        told = visible(f"embedmill search {quote(out)} --file {quote(text)}")
+        print(f"these words were searched for; what is like the file of that name: {told}", file=sys.stderr)
 
 
 def _search(

@@ -62,7 +62,16 @@ def require_columns(manifest: Manifest, names: Iterable[str], option: str) -> No
     for name in names:
         if manifest.columns is not None and name not in manifest.columns:
             there = one_line(", ".join(manifest.columns))
-            raise ManifestError(f"{manifest.name} has no column {name}; it has {there}; name another with {option}")
+            hint = one_for_each(name, option) or f"name another with {option}"
+            raise ManifestError(f"{manifest.name} has no column {name}; it has {there}; {hint}")
+
+
+def one_for_each(name: str, option: str) -> str:
+    """What to say to `--keep a,b`, which looks like several columns in one word; "" for what does not."""
+    names = [part for part in name.split(",") if part]
+    if len(names) < 2:
+        return ""
+    return f"{option} is given once for each column: {' '.join(f'{option} {part}' for part in names)}"
 
 
 class RowParser:

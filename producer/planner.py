@@ -11,7 +11,7 @@ from producer.blocks import Block
 from producer.costs import row_cost, row_size, run_costs, run_sizes
 from producer.equal_contents import EqualContents, Outcome, Together, runs_parted, together
 from producer.manifest import FileManifest, Manifest
-from producer.parsing import RowParser, require_columns
+from producer.parsing import RowParser, one_for_each, require_columns
 from producer.records import Line
 from producer.reuse import ReusedTexts
 from schemas.errors import ManifestError
@@ -187,10 +187,9 @@ def _published(
     if not writer.rows:
         raise ManifestError(f"{manifest.name} has no rows: {_why_no_rows(writer, read)}")
     if writer.empty_columns and manifest.columns is None:  # a header would have told before
-        names = ", ".join(sorted(name.removeprefix("keep.") for name in writer.empty_columns))
-        raise ManifestError(
-            f"{manifest.name}: no row has a value for --keep {names}; correct the name, or leave it out"
-        )
+        names = sorted(name.removeprefix("keep.") for name in writer.empty_columns)
+        hint = next(filter(None, (one_for_each(name, "--keep") for name in names)), "correct the name, or leave it out")
+        raise ManifestError(f"{manifest.name}: no row has a value for --keep {', '.join(names)}; {hint}")
     if read.unsupported.total() == writer.rows:
         raise ManifestError(
             f"{manifest.name}: model {card.name} takes {', '.join(sorted(card.modalities))}, and all {writer.rows:,} "

@@ -18,15 +18,18 @@ from schemas.failures import RETRYABLE
 from schemas.model_cards import Kind
 
 
-def summary_lines(status: JobStatus, *, seconds: float | None, done_now: int) -> list[str]:
-    """The lines for people; `done_now` rows got their outcome in `seconds` of this call."""
+def summary_lines(status: JobStatus, *, seconds: float | None, done_now: int, searchable: bool = False) -> list[str]:
+    """The lines for people; `done_now` rows got their outcome in `seconds` of this call.
+
+    `searchable` says that the job's model takes texts, and so that its rows can be asked for in words.
+    """
     lines = [
         f"{_headline(status)}",
         f"  {Words.of(status.kind).rows:10}{status.rows:,}"
         + (f" (+ {status.skipped:,} of other modalities, skipped)" if status.skipped else ""),
         _made(status),
         *_origins(status),
-        f"  failures  {status.failed:,}" + _by_code(status),
+        f"  failures  {status.failed:,}" + _by_code(status) + _where_failed(status),
     ]
     if status.rejects:
         lines.append(
@@ -41,6 +44,8 @@ def summary_lines(status: JobStatus, *, seconds: float | None, done_now: int) ->
     lines += _report(status)
     if status.vectors:
         lines += ["", "Look at it:", f"  {duckdb_command(status)}"]
+        if searchable:
+            lines.append(f'  embedmill search {shlex.quote(_short(status.location))} "a few words"')
     if set(status.failures) & {str(code) for code in RETRYABLE}:
         lines.append(f"  embedmill retry {shlex.quote(_short(status.location))}    # tries the failed rows again")
     return lines
@@ -140,6 +145,10 @@ def _by_modality(status: JobStatus) -> str:
 def _by_code(status: JobStatus) -> str:
     parts = [f"{code} {count:,}" for code, count in status.failures.items()]
     return f" ({', '.join(parts)})" if parts else ""
+
+
+def _where_failed(status: JobStatus) -> str:
+    return f": which, and why, is in {_short(status.location)}/failures/*.parquet" if status.failed else ""
 
 
 def _short(location: str) -> str:

@@ -125,13 +125,21 @@ def histogram(
     axis: str,
     height: int = 210,
     marks: Sequence[Mark] = (),
+    gap: tuple[float, float] | None = None,
     filled: bool = False,
 ) -> Html:
-    """Steps over intervals; each curve has a value for each of `len(edges) - 1` intervals."""
+    """Steps over intervals; each curve has a value for each of `len(edges) - 1` intervals. `gap` is shaded."""
     top = max((max(curve.values, default=0.0) for curve in curves), default=0.0) or 1.0
     frame = _Frame(edges[0], edges[-1], 0.0, top * 1.05, height, left=_RIGHT)
-    shapes = [_steps(frame, edges, curve, filled=filled) for curve in curves]
+    shapes = [_shade(frame, *gap)] if gap else []
+    shapes += [_steps(frame, edges, curve, filled=filled) for curve in curves]
     return _plot(frame, shapes, label=label, axis=axis, marks=marks, with_y=False)
+
+
+def _shade(frame: "_Frame", low: float, high: float) -> Html:
+    begin, end = sorted((frame.x(low), frame.x(high)))
+    height = frame.height - _BOTTOM - _TOP
+    return tag("rect", x=_r(begin), y=_TOP, width=_r(end - begin), height=height, class_="gap")
 
 
 def _steps(frame: "_Frame", edges: Sequence[float], curve: Curve, *, filled: bool) -> Html:

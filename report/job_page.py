@@ -65,8 +65,8 @@ def outcome_of(facts: JobFacts, noun: str) -> str:
     done = f"{status.rows_ok:,} of {counted(status.rows, row)}"
     codes = ", ".join(f"{code} {count:,}" for code, count in Counter(status.failures).most_common(3))
     failed = f"; {status.failed:,} failed ({codes}{', …' if len(status.failures) > 3 else ''})" if status.failed else ""
-    rejects = f"; {counted(status.rejects, 'line')} of the manifest {'is' if status.rejects == 1 else 'are'} no {row}"
-    rejects = rejects if status.rejects else ""
+    verb = f"is no {row}" if status.rejects == 1 else f"are no {row}s"
+    rejects = f"; {counted(status.rejects, 'line')} of the manifest {verb}" if status.rejects else ""
     if status.left:
         state = {"cancelled": "was cancelled", "stopped": "stopped"}.get(str(status.state), "is not finished")
         note = f": {status.notes[0]}" if status.notes else ""
@@ -230,7 +230,7 @@ def failures_section(facts: JobFacts, cards: Cards, book: RowBook) -> list[Secti
     if status.failed:
         by_code = Counter(status.failures).most_common()
         told = [Bar(name=code, values=(count,), told=f"{count:,}") for code, count in by_code]
-        parts += [figure("Failures by code", bars(("rows",), told)), _again(facts)]
+        parts += [figure("Failures by code", bars(("rows",), told, colours=(4,))), _again(facts)]
         parts += [_samples(facts, code, cards, book) for code, _ in by_code[:8]]
     parts.append(_rejects(facts))
     return [Section(name="failures", title="Failures", body=joined(parts))]

@@ -11,8 +11,9 @@ from similarity.components import Components
 PAIRS, FPR = 200_000, 0.001
 #: Nearest rows whose mean likeness tells how alone a row is.
 NEAREST = 10
-#: From this cosine on rows are near copies, unless chance gives so much.
-COPY = 0.95
+#: From the first cosine on rows are near copies, unless chance gives so much; from the second on they are anyway:
+#: where a sample is full of copies, chance gives them.
+COPY, SAME = 0.95, 0.99
 _AT_ONCE = 16_384
 _BLOCK = 512
 

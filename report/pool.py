@@ -51,9 +51,11 @@ def pool_rows(dim: int) -> int:
     return int(min(_MOST_ROWS, math.sqrt(_PRODUCTS / dim)))
 
 
-def draw_pool(column: VectorColumn, modality: Modality, keys: Sequence[str], of: int, *, seed: int = 0) -> Pool:
-    """Rows of `modality` from the files `keys`, which hold `of` vectors: all of them, or a sample."""
-    wanted, drawn = pool_rows(column.job.record.space.dim), _Drawn()
+def draw_pool(
+    column: VectorColumn, modality: Modality, keys: Sequence[str], of: int, *, wanted: int = 0, seed: int = 0
+) -> Pool:
+    """Rows of `modality` from the files `keys`, which hold `of` vectors: all, or `wanted` of them (0: enough)."""
+    wanted, drawn = wanted or pool_rows(column.job.record.space.dim), _Drawn()
     kept = [k.name for k in column.job.record.spec.keep]
     rng = np.random.default_rng(seed)
     if of <= wanted:
@@ -61,7 +63,7 @@ def draw_pool(column: VectorColumn, modality: Modality, keys: Sequence[str], of:
             for piece in column.pieces(key, kept):
                 _add(drawn, piece, modality, kept)
     else:
-        each = math.ceil(1.25 * wanted / min(len(keys), _FILES))  # some files have fewer
+        each = math.ceil(wanted / min(len(keys), _FILES))
         for key in spread(keys):
             if len(drawn.rows) >= wanted:
                 break

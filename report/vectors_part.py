@@ -15,6 +15,7 @@ from report.likeness import (
     COPY,
     FPR,
     NEAREST,
+    SAME,
     Spread,
     Surroundings,
     binned,
@@ -34,6 +35,8 @@ from schemas.rows import ManifestRow, Modality
 
 #: Points of a map, pictures among them, and characters of a text that goes with one.
 _POINTS, _MAP_PICTURES, _MAP_EDGE, _MAP_TEXT = 2000, 400, 64, 110
+#: What the script finds the points of all maps by, and points that UMAP needs.
+_POINTS_KEY, _LEAST_UMAP = "points", 20
 #: Rows of a modality without which its curves would be nothing but noise.
 _CURVE_ROWS = 30
 #: Rows whose neighbours are shown, of each modality and in all.
@@ -78,7 +81,7 @@ def vector_sections(
 def _look(column: VectorColumn, pools: list[Pool], files: dict[Modality, list[str]], of: int, asked: Asked) -> _Look:
     spreads = [random_spread(p.vectors, p.vectors, (str(p.modality),) * 2, seed=asked.seed) for p in pools]
     around = {
-        pool.modality: look_around(pool.vectors, threshold=max(COPY, spread.threshold))
+        pool.modality: look_around(pool.vectors, threshold=max(COPY, min(spread.threshold, SAME)))
         for pool, spread in zip(pools, spreads, strict=True)
     }
     spreads += [
@@ -210,7 +213,8 @@ def _gap_figure(within: list[Spread], across: list[Spread]) -> Html:
     inner, outer = float(np.mean([s.mean for s in sides])), float(np.mean([s.mean for s in some]))
     marks = [Mark(at=inner, name=f"within {inner:.2f}"), Mark(at=outer, name=f"across {outer:.2f}")]
     label = f"Random pairs within a modality have a cosine of {inner:.2f} on average, across two of {outer:.2f}"
-    chart = joined(_key(curves), histogram(edges, curves, label=label, axis="cosine", marks=marks))
+    shown = histogram(edges, curves, label=label, axis="cosine", marks=marks, gap=(inner, outer))
+    chart = joined(_key(curves), shown)
     return figure(
         "Across modalities: the gap", chart, note=f"Random pairs; the gap between the means is {inner - outer:.2f}."
     )
@@ -242,15 +246,14 @@ def _map_section(
     seen = [pool.rows[n] for pool, some in look.shown for n in some]
     vectors = np.concatenate([pool.vectors[some] for pool, some in look.shown])
     name, kinds, categories = _coloured(seen, facts, asked)
-    told = _told_points(seen, rows, cards, kinds, [c.name for c in categories])
+    maps[_POINTS_KEY] = _told_points(seen, rows, cards, kinds, [c.name for c in categories])
     points, shares = pca(vectors)
-    note = (
-        f"The first two principal components hold {100 * float(shares.sum()):.0f} % of the variance of these vectors."
-    )
-    figures = [_map_figure("Principal components", note, points, kinds, categories, "pca", maps, told)]
-    if asked.umap and has_umap() and len(vectors) > 20:
+    held = f"{100 * float(shares.sum()):.0f} %"
+    note = f"The first two principal components hold {held} of the variance of these vectors."
+    figures = [_map_figure("Principal components", note, points, kinds, categories)]
+    if asked.umap and has_umap() and len(vectors) > _LEAST_UMAP:
         note = "Near points were near before; distances between far ones mean little."
-        figures.append(_map_figure("UMAP", note, umap(vectors), kinds, categories, "umap", maps, told))
+        figures.append(_map_figure("UMAP", note, umap(vectors), kinds, categories))
     words = (
         f"{counted(len(seen), 'row')}, coloured by {name}. Point at one to see what it is; with the keys: go to the "
         "map, and walk by the arrows. A name above the map switches its points off."
@@ -258,19 +261,9 @@ def _map_section(
     return Section(name="map", title="Map", body=joined(paragraphs(words), tag("div", figures, class_="maps")))
 
 
-def _map_figure(
-    title: str,
-    note: str,
-    points: np.ndarray,
-    kinds: list[int],
-    categories: list[Category],
-    name: str,
-    maps: dict[str, object],
-    told: dict[str, object],
-) -> Html:
-    maps[name] = told
+def _map_figure(title: str, note: str, points: np.ndarray, kinds: list[int], categories: list[Category]) -> Html:
     label = f"Map of {counted(len(kinds), 'row')}: " + ", ".join(f"{c.name} {c.count:,}" for c in categories)
-    return figure(title, scatter(points, kinds, categories, name=name, label=label), note=note, wide=True)
+    return figure(title, scatter(points, kinds, categories, name=_POINTS_KEY, label=label), note=note, wide=True)
 
 
 def _coloured(seen: list[Seen], facts: JobFacts, asked: Asked) -> tuple[str, list[int], list[Category]]:

@@ -46,4 +46,4 @@ def counted(count: int, one: str, many: str = "") -> str:
 
 def lasting(seconds: float) -> str:
     """A time; below ten seconds to a tenth."""
-    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
+    return f"{seconds:.1f} s" if 0 < seconds < 10 else duration(seconds)

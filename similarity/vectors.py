@@ -224,7 +224,8 @@ def _of_job(store: Store, location: str, modality: str | None, column: str) -> V
         footers = list(pool.map(lambda key: footer_of(store, key), keys))
     found = sorted({str(f.modality) for f in footers if f.vectors})
     if modality is None and len(found) > 1:
-        raise Refused(f"{location} holds vectors of {', '.join(found)}: say which, with --left-/--right-modality")
+        options = "--modality of a dedup, --left-modality or --right-modality of a join"
+        raise Refused(f"{location} holds vectors of {', '.join(found)}: say which: {options}")
     chosen = modality or (found[0] if found else str(Modality.TEXT))
     if chosen not in found:
         there = f"only of {', '.join(found)}" if found else "and none at all: every row of it failed"

@@ -50,7 +50,8 @@ def open_job(store: Store) -> Job:
     try:
         return Job(store, JobRecord.from_json(store.get(layout.JOB)))
     except NotFound as err:
-        raise SpecMismatch(f"{store.url} holds no job: there is no {layout.JOB}; `embedmill plan` makes one") from err
+        how = "`embedmill run MANIFEST --model MODEL --out OUT` makes one"
+        raise SpecMismatch(f"{store.url} holds no job: there is no {layout.JOB}; {how}") from err
 
 
 def find_job(store: Store) -> Job | None:

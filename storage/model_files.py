@@ -8,6 +8,7 @@ import importlib.util
 import os
 import re
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from schemas.errors import ModelError, WorkerUnfit
@@ -123,7 +124,7 @@ def resolve_model(name: str, *, allow_unpinned: bool = False, cache: str = "") -
         return _from_folder(folder, _first(catalogue, folder=folder))
     match = _HUB_NAME.match(name)
     if match is None:
-        raise ModelError(f"model {name} is unknown; give {_forms()}")
+        raise ModelError(f"model {name} is unknown; {_meant(name, catalogue)}give {_forms()}")
     repository = match["repository"]
     return _from_hub(name, repository, match["revision"], allow_unpinned, _first(catalogue, repository=repository))
 
@@ -136,6 +137,13 @@ def verify_weights(card: ModelCard, folder: Path) -> None:
         raise WorkerUnfit(str(err)) from err
     if digest != card.digest:
         raise WorkerUnfit(f"the files of model {card.name} are not those that the job was planned with; restore them")
+
+
+def _meant(name: str, catalogue: list[KnownModel]) -> str:
+    """Short names that the user may have had in mind."""
+    names = [model.name for model in (*_PACKAGED, *catalogue)]
+    meant = [known for known in names if len(name) > 2 and name.lower() in known] or get_close_matches(name, names, n=2)
+    return f"do you mean {' or '.join(meant[:3])}? Else " if meant else ""
 
 
 def _forms() -> str:
@@ -316,6 +324,7 @@ def _snapshot(name: str, repository: str, revision: str | None) -> Path:
     except (HfHubHTTPError, HFValidationError, OSError) as err:  # LocalEntryNotFoundError and timeouts are OSErrors
         raise ModelError(
             f"model {name} cannot be had ({type(err).__name__}); "
-            "check the name and the commit, and that the hub or its cache can be reached"
+            "check the name and the commit, and that the hub or its cache can be reached; "
+            "--model minilm (texts) and --model demo (texts and pictures) need none"
         ) from err
     return Path(found).resolve()

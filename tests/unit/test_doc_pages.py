@@ -13,8 +13,15 @@ import pytest
 
 from tests.doc_pages import DOCS, ROOT, anchors, blocks, links, pages
 
-#: Blocks of the tutorials that cannot run here, by what they say that they need.
-ELSEWHERE_ONLY = {"a model hub": 1, "a model hub and a GPU": 1, "machines with GPUs": 3, "a cluster": 1}
+#: Blocks of the first page and the tutorials that cannot run here, by what they say that they need.
+ELSEWHERE_ONLY = {
+    "a fresh clone": 1,
+    "your pictures": 2,
+    "a model hub": 1,
+    "a model hub and a GPU": 1,
+    "machines with GPUs": 3,
+    "a cluster": 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +67,9 @@ def test_the_page_of_failure_codes_is_current() -> None:
 
 
 def test_the_blocks_that_cannot_run_here_are_these() -> None:
-    """A block of a tutorial runs in the tests, or says what it needs; how many do is known."""
+    """A block of the first page or a tutorial runs in the tests, or says what it needs; how many do is known."""
     needs: dict[str, int] = {}
-    for page in sorted((DOCS / "tutorials").glob("*.md")):
+    for page in [DOCS / "index.md", *sorted((DOCS / "tutorials").glob("*.md"))]:
         for block in blocks(page):
             assert block.language in ("sh", "python", "text"), f"{page.name}: a block of {block.language or 'nothing'}"
             if block.needs:

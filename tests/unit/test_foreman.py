@@ -14,6 +14,7 @@ from schemas.message import ShardMessage
 from storage import layout
 from storage.jobs import Job
 from storage.store import LocalStore
+from tests.inline import InlineMill
 from tests.jobs import planned_job, text_rows
 
 
@@ -92,3 +93,28 @@ def test_a_job_whose_time_is_over_stops_and_goes_on_with_more(tmp_path: Path) ->
     assert "the --deadline" in stopped.notes[0]
     assert any("the --deadline" in line for line in said)
     assert outbox.sent == [job.record.plan.digest]
+
+
+def test_whoever_wants_to_know_is_told_of_jobs_that_ended_or_stopped(tmp_path: Path) -> None:
+    """A job that ended and one whose time is over are told of, once each; one that is under way is not."""
+    ended, over, going = (
+        planned_job(LocalStore(tmp_path / name), [text_rows(5)], job_id=f"job-{name}1234")
+        for name in ("ended", "over", "going")
+    )
+    mill, told = InlineMill(ended), list[str]()
+    mill.work(mill.message(0))
+    for job, deadline in ((ended, 0.0), (over, time.time() - 60), (going, 0.0)):
+        limit = SpendLimit(deadline=deadline)
+        job.store.replace(layout.SUBMITTED, ErrorLimit().to_json(spend_limit=limit.to_dict()))
+    foreman = Foreman(
+        (str(tmp_path),),
+        board=MemoryBoard(),
+        queue=Outbox(),
+        say=lambda line: None,
+        ended=lambda job: told.append(job.id),
+    )
+
+    for _ in range(3):
+        foreman.tick()
+
+    assert sorted(told) == ["job-ended1234", "job-over1234"]

@@ -154,7 +154,7 @@ def test_the_data_of_the_map_cannot_end_its_element() -> None:
     data = page.inside["script"][0]
 
     assert not set("<>&") & set(data)
-    assert json.loads(data)["pca"]["kinds"]
+    assert json.loads(data)["points"]["kinds"]
 
 
 def test_without_content_no_text_is_in_the_page() -> None:
@@ -188,15 +188,25 @@ def test_pictures_are_drawn_within_the_jobs_limits(tmp_path: Path) -> None:
     assert pictures == {"image in"}
 
 
-def test_a_sample_is_said_to_be_one() -> None:
-    """Of more rows than are compared with each other, the page says how many were looked at."""
-    shards = [text_rows(4500, first=4500 * n) for n in range(2)]
-    job = done_job(*shards)
+def test_a_sample_is_drawn_from_all_files_and_no_row_twice() -> None:
+    """Of more vectors than are compared with each other some are drawn from each file, and said to be some."""
+    job = done_job(*(text_rows(90, first=90 * n) for n in range(8)))
+    keys = [key for _, key, _ in sorted(published_shards(job.store))]
 
-    page = read_page(make_report(job.store))
+    pool = draw_pool(VectorColumn.of(job), Modality.TEXT, keys, 720, wanted=100)
 
-    assert "8,192 of 9,000 text vectors, drawn at random" in page.text
-    assert "nearest to it of all 9,000 vectors" in page.text
+    ids = [row.id for row in pool.rows]
+    assert len(ids) == len(set(ids)) == len(pool.vectors) == 100
+    assert {row.shard for row in pool.rows} == set(range(8))
+    assert not pool.is_all
+
+
+def test_what_was_looked_at_is_said() -> None:
+    """The page says of how many vectors its pictures are."""
+    page = read_page(make_report(done_job(text_rows(20)).store))
+
+    assert "From all 20 text vectors." in page.text
+    assert "nearest to it of all 20 vectors" in page.text
 
 
 def test_neighbours_are_the_exact_ones() -> None:
