@@ -575,7 +575,7 @@ def coordinate(
 
     url = _safe(broker_url, insecure_broker)
     board = RedisBoard(url)
-    desk, key = ReportDesk(_say), message_key()
+    desk, key = ReportDesk(_say, roots=tuple(root)), message_key()
     foreman = Foreman(
         tuple(root),
         board=board,
@@ -591,6 +591,7 @@ def coordinate(
         with interruptible():
             while foreman.tick() or not until_idle:
                 time.sleep(0.5)
+            desk.wait()
     except Interrupted:
         _say("ended; jobs go on when a coordinator is started again")
     finally:

@@ -29,6 +29,12 @@ def report(
     web: Annotated[
         bool, typer.Option("--web", help="Fetch media of https:// again for their pictures; files are read anyway.")
     ] = False,
+    root: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--root", help="Read media below this folder or prefix alone. Repeatable; default: as the job does."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for scripts.")] = False,
 ) -> None:
     """Write report.html: one file that loads nothing, for a browser, a phone or a printer.
@@ -39,7 +45,8 @@ def report(
 
     Rows by outcome, where the time went, failures, truncation, how alike the vectors are, a map, neighbours, near
     copies and outliers; of pairs their scores and some of them side by side. Of very many rows a sample is looked at,
-    and the page says so. Pictures are drawn within the job's own limits. Changes nothing else.
+    and the page says so. Pictures are drawn within the job's own limits; for a job of people whom you do not trust say
+    with --root where media may be read. Changes nothing else.
     """
     import json
 
@@ -51,7 +58,7 @@ def report(
     from storage.store import canonical_location, open_store
 
     store = open_store(canonical_location(out))
-    page = make_report(store, Asked(content=content, colour=colour, umap=umap, web=web))
+    page = make_report(store, Asked(content=content, colour=colour, umap=umap, web=web, roots=tuple(root or ())))
     if file:
         _write(file, page)
     else:

@@ -20,14 +20,19 @@ WithReport = Annotated[
 
 #: Seconds after which nobody waits for a report any longer.
 _TIMEOUT_S = 120.0
-_COMMAND = [sys.executable, "-P", "-c", "from producer.cli import main; main()", "report", "--no-umap", "--"]
+_COMMAND = [sys.executable, "-P", "-c", "from producer.cli import main; main()", "report", "--no-umap"]
 
 
-def report_on(location: str, say: Callable[[str], None], *, timeout_s: float = _TIMEOUT_S) -> bool:
-    """Have the report of what lies at `location` made; False, and said why, where there is none. Raises nothing."""
+def report_on(
+    location: str, say: Callable[[str], None], *, roots: tuple[str, ...] = (), timeout_s: float = _TIMEOUT_S
+) -> bool:
+    """Have the report of what lies at `location` made; False, and said why, where there is none. Raises nothing.
+
+    With `roots` media are read below these alone, whatever the job says.
+    """
     try:
         done = subprocess.run(
-            [*_COMMAND, location],
+            [*_COMMAND, *(f"--root={root}" for root in roots), "--", location],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -51,9 +56,9 @@ def report_on(location: str, say: Callable[[str], None], *, timeout_s: float = _
 class ReportDesk:
     """Makes reports one after the other, beside whoever asks for them; what is not made when they end is not made."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._asked: queue.SimpleQueue[str] = queue.SimpleQueue()
+    def __init__(self, say: Callable[[str], None], *, roots: tuple[str, ...] = ()) -> None:
+        self._say, self._roots = say, roots
+        self._asked: queue.Queue[str] = queue.Queue()
         self._thread: threading.Thread | None = None
 
     def ask(self, location: str) -> None:
@@ -63,6 +68,11 @@ class ReportDesk:
             self._thread = threading.Thread(target=self._work, name="reports", daemon=True)
             self._thread.start()
 
+    def wait(self) -> None:
+        """Until all that were asked for are made, or given up."""
+        self._asked.join()
+
     def _work(self) -> None:
         while True:
-            report_on(self._asked.get(), self._say)
+            report_on(self._asked.get(), self._say, roots=self._roots)
+            self._asked.task_done()

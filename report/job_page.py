@@ -34,7 +34,13 @@ def job_page(job: Job, asked: Asked) -> Page:
     with contextlib.ExitStack() as stack:
         pictures = None
         if asked.content:
-            drawing = Pictures(job.record.spec, seconds=asked.picture_s, most_bytes=asked.picture_bytes, web=asked.web)
+            drawing = Pictures(
+                job.record.spec,
+                seconds=asked.picture_s,
+                most_bytes=asked.picture_bytes,
+                web=asked.web,
+                within=asked.roots,
+            )
             pictures = stack.enter_context(drawing)
         cards = Cards(pictures)
         sections = [rows_section(facts, "vector"), *time_sections(facts), *failures_section(facts, cards, book)]

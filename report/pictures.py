@@ -12,6 +12,7 @@ from schemas.errors import EmbedmillError
 from schemas.failures import Failure
 from schemas.job import JobSpec
 from schemas.rows import ManifestRow, Modality
+from storage.store import canonical_location, require_within
 from workers.decoders import DecodeLimits, Decoders
 from workers.fetch import Fetcher, FetchRules
 from workers.shrinking import Shrink
@@ -25,10 +26,15 @@ _SOUND_HZ, _PEAKS = 8000, 48
 class Pictures:
     """Draws until its seconds or bytes are used up; use it as a context manager. Nothing that it meets is raised."""
 
-    def __init__(self, spec: JobSpec, *, seconds: float, most_bytes: int, web: bool = False) -> None:
-        """`web`: media of http(s) are fetched anew; else only files and objects are read."""
+    def __init__(
+        self, spec: JobSpec, *, seconds: float, most_bytes: int, web: bool = False, within: tuple[str, ...] = ()
+    ) -> None:
+        """`web`: media of http(s) are fetched anew; else only files and objects are read.
+
+        `within`: the only places that media may be read from, whatever the job says; (): the job is trusted.
+        """
         self._base, self._web, self._seconds, self._left = spec.media_base, web, seconds, most_bytes
-        roots = tuple(root for root in spec.media_roots if web or not _is_web(root))
+        roots = tuple(root for root in spec.media_roots if (web or not _is_web(root)) and _is_within(root, within))
         self._rules = FetchRules(
             base="" if _is_web(spec.media_base) and not web else spec.media_base,
             roots=roots,
@@ -93,6 +99,16 @@ class Pictures:
             return "" if isinstance(films, Failure) else _small(Image.fromarray(films[0].frames[0]), edge)
         image = self._decoders.image(data, shrink=Shrink(shortest_edge=edge))
         return "" if isinstance(image, Failure) else _small(image, edge)
+
+
+def _is_within(root: str, places: tuple[str, ...]) -> bool:
+    if not places:
+        return True
+    try:
+        require_within(canonical_location(root), places, what="media")
+    except EmbedmillError:
+        return False
+    return True
 
 
 def _is_web(place: str) -> bool:

@@ -27,7 +27,9 @@ _FILES = 400
 def rerank_page(job: Job, asked: Asked) -> Page:
     """All that is to be seen of a job of pairs."""
     facts, book = JobFacts(job), RowBook(job)
-    drawing = Pictures(job.record.spec, seconds=asked.picture_s, most_bytes=asked.picture_bytes, web=asked.web)
+    drawing = Pictures(
+        job.record.spec, seconds=asked.picture_s, most_bytes=asked.picture_bytes, web=asked.web, within=asked.roots
+    )
     with drawing as pictures:
         cards = Cards(pictures if asked.content else None)
         sections = [rows_section(facts, "score"), *time_sections(facts), *failures_section(facts, cards, book)]

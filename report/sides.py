@@ -21,7 +21,13 @@ class Side:
         spec = self._job.record.spec if self._job else None
         shown = asked.content and spec is not None
         self._pictures = (
-            Pictures(spec, seconds=asked.picture_s / 2, most_bytes=asked.picture_bytes // 2, web=asked.web)
+            Pictures(
+                spec,
+                seconds=asked.picture_s / 2,
+                most_bytes=asked.picture_bytes // 2,
+                web=asked.web,
+                within=asked.roots,
+            )
             if shown and spec is not None
             else None
         )

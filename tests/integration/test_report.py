@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from producer.reporting import report_on
+from producer.reporting import ReportDesk, report_on
 from tests.devtools import Browser
 from tests.mill import embedmill, write_jsonl
 
@@ -108,3 +108,17 @@ def test_the_report_is_written_where_it_is_told(report: Path, tmp_path: Path) ->
     assert made.returncode == 0, made.stderr
     assert made.stdout == f"{tmp_path}/mine.html\n"
     assert (tmp_path / "mine.html").read_bytes().startswith(b"<!doctype html>")
+
+
+def test_a_desk_makes_what_it_is_asked_for(report: Path) -> None:
+    """Whoever asks goes on at once; who waits finds the report made."""
+    said: list[str] = []
+    desk = ReportDesk(said.append)
+    report.unlink()
+
+    desk.ask(str(report.parent / "nothing"))
+    desk.ask(str(report.parent))
+    desk.wait()
+
+    assert report.is_file()
+    assert len(said) == 1

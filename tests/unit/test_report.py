@@ -169,7 +169,7 @@ def test_without_content_no_text_is_in_the_page() -> None:
 
 
 def test_pictures_are_drawn_within_the_jobs_limits(tmp_path: Path) -> None:
-    """An image of the job becomes a small picture; one beyond its roots is not opened."""
+    """An image of the job becomes a small picture; one beyond its roots, or beyond ours, is not opened."""
     Image.new("RGB", (300, 200), "red").save(tmp_path / "red.png")
     outside = tmp_path.parent / "outside.png"
     Image.new("RGB", (30, 20), "blue").save(outside)
@@ -183,9 +183,11 @@ def test_pictures_are_drawn_within_the_jobs_limits(tmp_path: Path) -> None:
     job = done_job(rows, media=media, root=str(tmp_path))
 
     page = read_page(make_report(job.store))
+    elsewhere = read_page(make_report(job.store, Asked(roots=("/somewhere/else",))))
 
     pictures = {attributes["alt"] for name, attributes in page.tags if name == "img"}
     assert pictures == {"image in"}
+    assert not [name for name, _ in elsewhere.tags if name == "img"]
 
 
 def test_a_sample_is_drawn_from_all_files_and_no_row_twice() -> None:
