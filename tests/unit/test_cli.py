@@ -49,7 +49,7 @@ def test_every_option_says_what_it_is_for() -> None:
     commands = dict(group.commands)  # type: ignore[attr-defined]  # a group has them
     commands |= {f"models {name}": command for name, command in commands.pop("models").commands.items()}
 
-    assert len(commands) == 26
+    assert len(commands) == 27
     for name, command in commands.items():
         assert command.help, name
         assert "embedmill" in command.help, f"{name} shows no example"
