@@ -16,7 +16,7 @@ Made from `schemas/failures.py` by `make docs`; do not edit.
 
 A row without a vector is a failure: one line of `failures/*.parquet`, with a code of this list, the stage at which it failed, and a message that holds nothing of the row's content. It costs that row and no other.
 
-`embedmill status OUT` counts them by code, `from storage import open_job; open_job(OUT).failures()` lists them, `embedmill retry OUT --code CODE` does them again. `retry` reads files anew and works for every code; "yes" below says that the cause may be gone by itself. A row that must be mended makes another manifest, and so another job: `--reuse OUT` takes over what has a vector.
+`embedmill status OUT` counts them by code, `embedmill failures OUT` lists them (in Python `open_job(OUT).failures()`), `embedmill retry OUT --code CODE` does them again. `retry` reads files anew and works for every code; "yes" below says that the cause may be gone by itself. A row that must be mended makes another manifest, and so another job: `--reuse OUT` takes over what has a vector.
 
 | code | what it means | retryable | what to do |
 | --- | --- | --- | --- |

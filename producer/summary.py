@@ -148,7 +148,8 @@ def _by_code(status: JobStatus) -> str:
 
 
 def _where_failed(status: JobStatus) -> str:
-    return f": which, and why, is in {_short(status.location)}/failures/*.parquet" if status.failed else ""
+    """The command that says which rows these are, and why."""
+    return f"; which, and why: embedmill failures {shlex.quote(_short(status.location))}" if status.failed else ""
 
 
 def _short(location: str) -> str:

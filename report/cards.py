@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from report.html import Html, snippet, tag
 from report.pictures import Pictures
-from schemas.redaction import redact
 from schemas.rows import ManifestRow, Modality, Part
+from workers.fetch_failure import shown_uri
 
 #: Pixels of a picture, and characters of a text.
 EDGE, TEXT = 96, 180
@@ -35,7 +35,7 @@ class Cards:
         if row is None or self.pictures is None:
             return ""
         parts = row.parts or (Part(modality=row.modality, text=row.text, uri=row.uri),)
-        said = [part.text if part.text is not None else redact(part.uri or "") for part in parts]
+        said = [part.text if part.text is not None else shown_uri(part.uri or "") for part in parts]
         return snippet(" · ".join(filter(None, said)), limit)
 
 

@@ -59,7 +59,7 @@ def test_the_end_says_how_to_search_and_where_failures_are(tmp_path: Path) -> No
 
     assert done.returncode == 1
     assert f'embedmill search {tmp_path}/out "a few words"' in done.stdout
-    assert f"which, and why, is in {tmp_path}/out/failures/*.parquet" in done.stdout
+    assert f"failures  1 (text_empty 1); which, and why: embedmill failures {tmp_path}/out" in done.stdout
 
 
 def test_words_that_name_a_file_are_searched_for_and_the_option_is_named(tmp_path: Path) -> None:
