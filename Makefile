@@ -55,16 +55,15 @@ $(SITE)/.installed: docs/requirements.txt
 install: $(DONE)
 
 # torch first and alone: where a CPU build is configured or on disk, nothing else may pull in the CUDA one.
-$(DONE): requirements.txt requirements.lock pyproject.toml
+$(DONE): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	    || { echo "embedmill needs Python 3.11 or later; say which: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	@echo "==> making .venv"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "==> installing torch (the largest part)"
 	@$(BIN)/python -m pip install --disable-pip-version-check -q "$$(grep '^torch==' requirements.txt)"
-	@$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps "$$(grep '^torchvision==' requirements.txt)"
-	@echo "==> installing the packages of requirements.lock, each with the hash that is written there"
-	@$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes --no-deps -r requirements.lock
+	@echo "==> installing the pinned packages of requirements.txt"
+	@$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.txt
 	@$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
 	@touch $(DONE)
 	@echo "==> installed"
