@@ -28,7 +28,7 @@ def estimate_here(job: "Job", *, workers: int, words: SpendWords, thorough: bool
     from schemas.model_cards import Kind
     from schemas.settings import Settings
 
-    if all(map(job.is_finished, job.rounds())) or (not thorough and read_estimate(job)):
+    if job.has_ended() or (not thorough and read_estimate(job)):
         return None
     settings = Settings.from_environ(os.environ)
     rates = _rates(job, settings, guess=thorough) if job.record.spec.kind is Kind.EMBED else None

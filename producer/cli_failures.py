@@ -56,9 +56,10 @@ def _found(job: "Job", codes: list[str]) -> "pa.Table":
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from producer.outcomes import open_failures, published_files
+    from producer.outcomes import published_files
+    from storage.failures import open_failures
 
-    found = open_failures(job, list(published_files(job)))
+    found = open_failures(job, [file.footer for file in published_files(job)])
     if codes:
         found = found.filter(pc.is_in(found["code"], pa.array(codes)))
     return found.sort_by("line")

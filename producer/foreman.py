@@ -103,7 +103,7 @@ class Foreman:
                 return
             require_within(place, self._roots, what="the job's folder")
             job = find_job(open_store(place))
-            if job is None or job.is_cancelled() or all(job.is_finished(plan) for plan in job.rounds()):
+            if job is None or job.is_cancelled() or job.has_ended():
                 return
             told, notes = job.store.get(layout.SUBMITTED), NoteWriter(job)
             coordinator = Coordinator(

@@ -6,17 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from schemas.errors import StoreError
 from schemas.rows import Modality
 from schemas.sealed import unsealed
 from schemas.shard import Footer
 from storage import layout
+from storage.failures import open_failures
 from storage.jobs import Job
-from storage.plans import PlanReader
-from storage.shards import FAILURES_SCHEMA, footer_of, published_shards, read_failures
+from storage.shards import footer_of, published_shards
 
 _READERS = 16
 
@@ -111,27 +108,6 @@ def count_outcomes(job: Job, files: list[PublishedFile]) -> Outcomes:
         outcomes.reused += file.footer.reused
         outcomes.failures.update(file.footer.failures)
     if len(job.rounds()) > 1:
-        outcomes.failures = Counter(open_failures(job, files)["code"].to_pylist())
+        outcomes.failures = Counter(open_failures(job, [file.footer for file in files])["code"].to_pylist())
     outcomes.rows = outcomes.rows_ok + outcomes.failed
     return outcomes
-
-
-def open_failures(job: Job, files: list[PublishedFile]) -> pa.Table:
-    """The failures (FAILURES_SCHEMA) that are still a row's outcome: no later retry of the row is published."""
-    tables = [
-        read_failures(job.store, file.footer.shard, file.footer.attempt) for file in files if file.footer.rows_failed
-    ]
-    failures = pa.concat_tables([FAILURES_SCHEMA.empty_table(), *tables])
-    published = {file.footer.shard for file in files}
-    for plan in job.rounds()[1:]:
-        failures = _without_retried(failures, PlanReader(job.store, plan), published)
-    return failures
-
-
-def _without_retried(failures: pa.Table, retry: PlanReader, published: set[int]) -> pa.Table:
-    for shard in retry.shards():
-        if shard in published:
-            again = pc.is_in(failures["id"], retry.read_table(shard)["id"])
-            older = pc.less(failures["shard"], retry.plan.first_shard)
-            failures = failures.filter(pc.invert(pc.and_(again, older)))
-    return failures

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 from producer.coordinator import Coordinator, Progress
 from schemas.errors import StoreError
+from schemas.parsed_json import parsed_json
 from storage import layout
 from storage.jobs import Job
 
@@ -56,7 +57,7 @@ def read_note(job: Job) -> ProgressNote | None:
     if job.store.size(layout.PROGRESS) is None:
         return None
     try:
-        told = json.loads(job.store.get(layout.PROGRESS))
+        told = parsed_json(job.store.get(layout.PROGRESS))
         return ProgressNote(
             at=float(told["at"]),
             published=int(told["published"]),

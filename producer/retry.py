@@ -5,11 +5,12 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from producer.outcomes import open_failures, published_files
+from producer.outcomes import published_files
 from schemas.errors import Refused
 from schemas.failures import FailureCode
 from schemas.job import PlanRecord, retried
 from schemas.rows import Modality
+from storage.failures import open_failures
 from storage.jobs import Job, add_round
 from storage.planned_pairs import planned_schema
 from storage.plans import PlanReader, PlanWriter
@@ -30,7 +31,7 @@ def plan_retry(job: Job, codes: tuple[str, ...] = ()) -> PlanRecord | None:
     unfinished = [plan for plan in rounds if not job.is_finished(plan)]
     if unfinished:
         return _same_codes(job, unfinished[-1], codes)
-    failures = open_failures(job, list(published_files(job)))
+    failures = open_failures(job, [file.footer for file in published_files(job)])
     if codes:
         failures = failures.filter(pc.is_in(failures["code"], pa.array(codes)))
     if not failures.num_rows:

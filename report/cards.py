@@ -39,6 +39,11 @@ class Cards:
         return snippet(" · ".join(filter(None, said)), limit)
 
 
+def is_text(row: ManifestRow | None) -> bool:
+    """Whether its card is a wide one."""
+    return row is not None and row.modality is Modality.TEXT
+
+
 def _is_medium(row: ManifestRow | None) -> bool:
     return row is not None and not row.parts and row.modality is not Modality.TEXT
 

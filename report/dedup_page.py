@@ -1,6 +1,5 @@
 """The page of a dedup."""
 
-import json
 from itertools import pairwise
 from typing import Any
 
@@ -9,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from report.asked import Asked
+from report.cards import is_text
 from report.charts import Bar, Curve, bars, figure, histogram
 from report.html import Html, joined, tag
 from report.page import Page, Section, paragraphs
@@ -16,8 +16,9 @@ from report.provenance import facts_table
 from report.sides import Side
 from report.words import counted, share
 from schemas.dedup import DedupRecord
+from schemas.parsed_json import parsed_json
 from schemas.redaction import redact
-from schemas.rows import ManifestRow, Modality
+from schemas.rows import ManifestRow
 from schemas.shard import FOOTER_KEY
 from storage import layout
 from storage.parquet import read_parquet
@@ -65,7 +66,7 @@ def dedup_page(store: Store, asked: Asked) -> Page:
 
 
 def _told(clusters: pa.Table) -> dict[str, Any]:  # Any: an id and numbers
-    told: dict[str, Any] = json.loads((clusters.schema.metadata or {}).get(FOOTER_KEY, b"{}"))
+    told: dict[str, Any] = parsed_json((clusters.schema.metadata or {}).get(FOOTER_KEY, b"{}"))
     return told
 
 
@@ -118,8 +119,7 @@ def _line(count: int, rows: list[dict[str, Any]], found: dict[str, ManifestRow],
     for row in rows:
         known = found.get(row["id"])
         note = "stays" if row["is_kept"] else f"{row['score']:.3f}"
-        wide = known is not None and known.modality is Modality.TEXT
-        cards.append((wide, side.cards.of(known, row["id"], note=note)))
+        cards.append((is_text(known), side.cards.of(known, row["id"], note=note)))
     kept, *others = cards
     head = tag("p", f"{counted(count, 'row')}" + (f", {len(rows)} of them here" if count > len(rows) else ""))
     asked = tag("div", kept[1], class_="asked wide" if kept[0] else "asked")

@@ -1,6 +1,5 @@
 """The facts of a job: what its files say of its rows, counted as far as they can be counted in seconds."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from producer.outcomes import PublishedFile, open_failures
 from producer.status import JobStatus, job_status
 from report.published import spread
 from schemas.errors import EmbedmillError
+from schemas.parsed_json import parsed_json
 from schemas.rows import Modality
 from schemas.shard import Footer
 from storage import layout
+from storage.failures import open_failures
 from storage.jobs import Job
 from storage.parquet import open_parquet
 from storage.shards import footer_of, published_shards
@@ -116,7 +116,7 @@ class JobFacts:
             for key, ok, failed in listed:
                 shard = layout.shard_of(key)
                 if shard is not None:
-                    yield shard, Modality(key.split("/")[1].partition("=")[2]), ok, failed
+                    yield shard, Modality(layout.modality_of(key)), ok, failed
             return
         with ThreadPoolExecutor(_READERS) as pool:
             for footer in pool.map(lambda item: footer_of(self.job.store, item[1]), self.shards):
@@ -128,7 +128,7 @@ class JobFacts:
         if self.job.store.size(key) is None:
             return None
         try:
-            files: list[dict[str, Any]] = json.loads(self.job.store.get(key))["files"]
+            files: list[dict[str, Any]] = parsed_json(self.job.store.get(key))["files"]
             found = [(str(file["key"]), int(file["rows"]), int(file["failures"])) for file in files]
         except (EmbedmillError, ValueError, LookupError, TypeError):  # a damaged list lists nothing
             return None
@@ -140,11 +140,7 @@ class JobFacts:
         retried = self.rounds[0].last_shard
         footers = [f for f in self.footers if f.rows_failed and f.shard <= retried][:_FAILED_FILES]
         later = [f for f in self.footers if f.shard > retried]
-        files = [
-            PublishedFile(key=layout.data_key(Modality(f.modality), f.shard), size=0, footer=f)
-            for f in [*footers, *later]
-        ]
-        return open_failures(self.job, files)
+        return open_failures(self.job, [*footers, *later])
 
     @cached_property
     def rejects(self) -> pa.Table | None:
@@ -161,7 +157,7 @@ class JobFacts:
         """Truncation by modality, over all published rows or some files of them."""
         found: dict[tuple[str, str], Cut] = {}
         for _, key, _ in spread(self.shards)[:_USAGE_FILES]:
-            modality = key.split("/")[1].partition("=")[2]
+            modality = layout.modality_of(key)
             with open_parquet(self.job.store, key) as file:
                 names = [n for pair in USAGE.values() for n in pair if n in file.schema_arrow.names]
                 if not names:

@@ -1,6 +1,5 @@
 """The page of a job that makes vectors."""
 
-import contextlib
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +21,7 @@ from report.vectors_part import vector_sections
 from report.words import counted, lasting, moment, number, share, size
 from schemas.failures import RETRYABLE
 from schemas.redaction import redact
-from schemas.rows import ManifestRow, PairRow
+from schemas.rows import ManifestRow
 from storage.jobs import Job
 
 #: Failures of a code that are shown.
@@ -33,18 +32,8 @@ def job_page(job: Job, asked: Asked) -> Page:
     """All that is to be seen of a job, finished or not."""
     facts, book = JobFacts(job), RowBook(job)
     maps: dict[str, object] = {}
-    with contextlib.ExitStack() as stack:
-        pictures = None
-        if asked.content:
-            drawing = Pictures(
-                job.record.spec,
-                seconds=asked.picture_s,
-                most_bytes=asked.picture_bytes,
-                web=asked.web,
-                within=asked.roots,
-            )
-            pictures = stack.enter_context(drawing)
-        cards = Cards(pictures)
+    with Pictures.asked(job.record.spec, asked) as pictures:
+        cards = Cards(pictures if asked.content else None)
         sections = [rows_section(facts, "vector"), *time_sections(facts), *failures_section(facts, cards, book)]
         sections += [*truncation_section(facts), *vector_sections(facts, cards, book, asked, maps)]
     sections.append(provenance(facts))
@@ -256,10 +245,8 @@ def _samples(facts: JobFacts, code: str, cards: Cards, book: RowBook) -> Html | 
     found = facts.failures.filter(pc.equal(facts.failures["code"], code)).slice(0, _SAMPLES).to_pylist()
     if not found:
         return None
-    wanted: dict[int, set[str]] = {}
-    for failure in found:
-        wanted.setdefault(failure["shard"], set()).add(failure["id"])
-    rows = _planned(book, wanted, facts)
+    places = [(failure["shard"], failure["id"]) for failure in found]
+    rows = book.rows(places) if facts.status.kind == "embed" else book.pairs(places)
     items = []
     for failure in found:
         note = f"line {failure['line']:,}: {snippet(redact(failure['message']), 160)}"
@@ -267,12 +254,6 @@ def _samples(facts: JobFacts, code: str, cards: Cards, book: RowBook) -> Html | 
         card = cards.of(row if isinstance(row, ManifestRow) else row.item if row else None, failure["id"], note=note)
         items.append(tag("li", card, class_="wide"))
     return joined(tag("h3", tag("code", code)), tag("ul", items, class_="cards"))
-
-
-def _planned(
-    book: RowBook, wanted: dict[int, set[str]], facts: JobFacts
-) -> dict[str, ManifestRow] | dict[str, PairRow]:
-    return book.rows(wanted) if facts.status.kind == "embed" else book.pairs(wanted)
 
 
 def _rejects(facts: JobFacts) -> Html | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from report.pool import Seen
-from report.published import Piece, VectorColumn, spread
+from report.published import Piece, PublishedVectors, spread
 from schemas.rows import Modality
 
 #: Raw bytes of vectors that are read for it, and seconds that it may take.
@@ -34,7 +34,7 @@ class Nearest:
 
 
 def find_nearest(
-    column: VectorColumn,
+    column: PublishedVectors,
     asked: Sequence[Seen],
     vectors: np.ndarray,
     files: Mapping[Modality, Sequence[str]],

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from report.cards import Cards
+from report.cards import Cards, is_text
 from report.charts import Bar, Curve, Mark, bars, figure, histogram, legend, table
 from report.html import Html, joined, tag
 from report.page import Section, paragraphs
 from report.words import counted, number
-from schemas.rows import ManifestRow, Modality
+from schemas.rows import ManifestRow
 
 #: Pairs that are read, left rows that are shown, and right rows of each.
 _PAIRS, _GROUPS, _SHOWN = 5_000_000, 12, 5
@@ -153,18 +153,14 @@ def samples_section(
     lines = []
     for group in sample.groups:
         left = row_of(group, None)
-        asked = tag("div", cards[0].of(left, group.left), class_="asked wide" if _is_text(left) else "asked")
+        asked = tag("div", cards[0].of(left, group.left), class_="asked wide" if is_text(left) else "asked")
         found = []
         for pair in group.pairs:
             row = row_of(group, pair)
             note = "not scored" if np.isnan(pair.score) else f"{pair.score:.3f}"
-            found.append(tag("li", cards[1].of(row, pair.right, note=note), class_="wide" if _is_text(row) else None))
+            found.append(tag("li", cards[1].of(row, pair.right, note=note), class_="wide" if is_text(row) else None))
         lines.append(tag("li", asked, tag("ul", found, class_="cards"), class_="line-of beside"))
     rows = counted(len(sample.groups), names.one, names.many)
     words = f"{rows} drawn at random, with the first {_SHOWN} pairs of each, and scores."
     body = joined(paragraphs(words), tag("ul", lines, class_="sheet"))
     return Section(name="samples", title="Pairs", body=body)
-
-
-def _is_text(row: ManifestRow | None) -> bool:
-    return row is not None and row.modality is Modality.TEXT

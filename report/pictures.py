@@ -8,6 +8,7 @@ from types import TracebackType
 import numpy as np
 from PIL import Image
 
+from report.asked import Asked
 from schemas.errors import EmbedmillError
 from schemas.failures import Failure
 from schemas.job import JobSpec
@@ -48,6 +49,17 @@ class Pictures:
         self._decoders: Decoders | None = None
         self._made: dict[tuple[str, int], str] = {}
         self.drawn = self.missing = 0
+
+    @classmethod
+    def asked(cls, spec: JobSpec, asked: Asked, *, share: int = 1) -> "Pictures":
+        """As the report was asked for, with so much of its seconds and bytes: 1 all, 2 half."""
+        return cls(
+            spec,
+            seconds=asked.picture_s / share,
+            most_bytes=asked.picture_bytes // share,
+            web=asked.web,
+            within=asked.roots,
+        )
 
     def __enter__(self) -> "Pictures":
         return self

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from report.published import Piece, VectorColumn, spread
+from report.published import Piece, PublishedVectors, spread
 from schemas.rows import Modality
 
 #: Multiplications that comparing all vectors of a modality with each other may take, and rows that are enough.
@@ -52,7 +52,7 @@ def pool_rows(dim: int) -> int:
 
 
 def draw_pool(
-    column: VectorColumn, modality: Modality, keys: Sequence[str], of: int, *, wanted: int = 0, seed: int = 0
+    column: PublishedVectors, modality: Modality, keys: Sequence[str], of: int, *, wanted: int = 0, seed: int = 0
 ) -> Pool:
     """Rows of `modality` from the files `keys`, which hold `of` vectors: all, or `wanted` of them (0: enough)."""
     wanted, drawn = wanted or pool_rows(column.job.record.space.dim), _Drawn()

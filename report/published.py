@@ -7,15 +7,13 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from schemas.recipe import OutputType, vector_column
-from similarity.search import BEST, floats_of
+from schemas.columns import START
+from schemas.recipe import OutputType
+from similarity.vector_column import VectorColumn
 from storage import layout
-from storage.jobs import Job
-from storage.parquet import ID, open_parquet, vectors_from_arrow
-from storage.ranges import Ranges
+from storage.parquet import ID, open_parquet
 
 _T = TypeVar("_T")
-START = "start_s"
 _BATCH_ROWS = 8192
 
 
@@ -33,20 +31,8 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VectorColumn:
-    """The column of a job that tells most of its vectors."""
-
-    job: Job
-    name: str
-    stored: OutputType
-    ranges: Ranges | None
-
-    @classmethod
-    def of(cls, job: Job) -> "VectorColumn":
-        outputs = job.record.space.recipe.outputs
-        stored = next(output for output in BEST if output in outputs)
-        ranges = Ranges.from_json(job.store.get(layout.RANGES)) if stored is OutputType.INT8 else None
-        return cls(job=job, name=vector_column(outputs, stored), stored=stored, ranges=ranges)
+class PublishedVectors(VectorColumn):
+    """A job's vectors, read as a report looks at them: a file, or some rows of one, at a time."""
 
     @property
     def row_bytes(self) -> int:
@@ -56,7 +42,7 @@ class VectorColumn:
 
     def unit(self, column: pa.ChunkedArray) -> np.ndarray:
         """float32 (n, dim) of unit length."""
-        vectors = floats_of(vectors_from_arrow(column), self.stored, self.ranges, self.job.record.space.dim)
+        vectors = self.floats(column)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float64).tiny), np.float32)
 

@@ -27,10 +27,7 @@ _FILES = 400
 def rerank_page(job: Job, asked: Asked) -> Page:
     """All that is to be seen of a job of pairs."""
     facts, book = JobFacts(job), RowBook(job)
-    drawing = Pictures(
-        job.record.spec, seconds=asked.picture_s, most_bytes=asked.picture_bytes, web=asked.web, within=asked.roots
-    )
-    with drawing as pictures:
+    with Pictures.asked(job.record.spec, asked) as pictures:
         cards = Cards(pictures if asked.content else None)
         sections = [rows_section(facts, "score"), *time_sections(facts), *failures_section(facts, cards, book)]
         if facts.shards:
@@ -65,7 +62,6 @@ def _tables(facts: JobFacts, some: list[tuple[int, str, int]]) -> Iterator[tuple
 
 
 def _pairs_of(book: RowBook, sample: PairSample) -> dict[str, PairRow]:
-    wanted: dict[int, set[str]] = {}
-    for group in sample.groups:
-        wanted.setdefault(group.shard, set()).update(f"{group.left}{PAIR_MARK}{pair.right}" for pair in group.pairs)
-    return book.pairs(wanted)
+    return book.pairs(
+        (group.shard, f"{group.left}{PAIR_MARK}{pair.right}") for group in sample.groups for pair in group.pairs
+    )

@@ -1,7 +1,7 @@
 """The row book: what the rows of a job are, as its plan has them: text, uri, parts and kept columns."""
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,19 +26,18 @@ class RowBook:
         self._job, self._readers = job, dict[int, PlanReader]()
         self._rounds = job.rounds()
 
-    def rows(self, wanted: Mapping[int, Collection[str]]) -> dict[str, ManifestRow]:
-        """The rows with these ids, by id; `wanted` names them by shard."""
+    def rows(self, places: Iterable[tuple[int, str]]) -> dict[str, ManifestRow]:
+        """The rows at these places, by id; a place is a shard and an id."""
         found: dict[str, ManifestRow] = {}
-        for shard, ids in wanted.items():
-            table, modality = self._table(shard, ids)
+        for table, modality in self._tables(places):
             found |= {row.id: row for row in rows_of(table, modality)}
         return found
 
-    def pairs(self, wanted: Mapping[int, Collection[str]]) -> dict[str, PairRow]:
+    def pairs(self, places: Iterable[tuple[int, str]]) -> dict[str, PairRow]:
         """The same of a job that scores pairs."""
         found: dict[str, PairRow] = {}
-        for shard, ids in wanted.items():
-            found |= {pair.id: pair for pair in pairs_of(self._table(shard, ids)[0])}
+        for table, _ in self._tables(places):
+            found |= {pair.id: pair for pair in pairs_of(table)}
         return found
 
     def look_for(self, ids: Collection[str]) -> dict[str, ManifestRow]:
@@ -55,9 +54,16 @@ class RowBook:
                     for shard in reader.shards_of(number):
                         here = _ids_in(file, reader.entry(shard).row_group, left)
                         if here:
-                            found |= self.rows({shard: here})
+                            found |= self.rows((shard, id_) for id_ in here)
                             left -= here
         return found
+
+    def _tables(self, places: Iterable[tuple[int, str]]) -> Iterator[tuple[pa.Table, Modality]]:
+        """Each shard is read once."""
+        wanted: dict[int, set[str]] = {}
+        for shard, id_ in places:
+            wanted.setdefault(shard, set()).add(id_)
+        return (self._table(shard, ids) for shard, ids in wanted.items())
 
     def _table(self, shard: int, ids: Collection[str]) -> tuple[pa.Table, Modality]:
         plan = next(plan for plan in self._rounds if plan.first_shard <= shard <= plan.last_shard)

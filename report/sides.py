@@ -18,19 +18,7 @@ class Side:
 
     def __init__(self, location: str, asked: Asked) -> None:
         self._asked, self._job = asked, _job_at(location)
-        spec = self._job.record.spec if self._job else None
-        shown = asked.content and spec is not None
-        self._pictures = (
-            Pictures(
-                spec,
-                seconds=asked.picture_s / 2,
-                most_bytes=asked.picture_bytes // 2,
-                web=asked.web,
-                within=asked.roots,
-            )
-            if shown and spec is not None
-            else None
-        )
+        self._pictures = Pictures.asked(self._job.record.spec, asked, share=2) if self._job and asked.content else None
         self.cards = Cards(self._pictures)
 
     def __enter__(self) -> "Side":

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 
 from report.asked import Asked
-from report.cards import Cards
+from report.cards import Cards, is_text
 from report.charts import COLOURS, Curve, Mark, figure, histogram, legend, scrolled, table
 from report.html import Html, joined, snippet, tag
 from report.job_facts import JobFacts
@@ -27,7 +27,7 @@ from report.neighbours import Near, Nearest, find_nearest
 from report.page import Section, paragraphs
 from report.pool import Pool, Seen, draw_pool
 from report.projection import has_umap, pca, umap
-from report.published import VectorColumn
+from report.published import PublishedVectors
 from report.row_book import RowBook
 from report.scatter import Category, scatter
 from report.words import counted
@@ -60,7 +60,7 @@ def vector_sections(
     facts: JobFacts, cards: Cards, book: RowBook, asked: Asked, maps: dict[str, object]
 ) -> list[Section]:
     """The sections on vectors; none where none is published."""
-    column = VectorColumn.of(facts.job)
+    column = PublishedVectors.of(facts.job)
     counts = {Modality(name): count for name, count in facts.status.vectors_by_modality.items() if count}
     files = {modality: keys for modality in counts if (keys := facts.keys_of(modality))}
     pools = [draw_pool(column, m, keys, counts[m], seed=asked.seed) for m, keys in files.items()]
@@ -78,7 +78,9 @@ def vector_sections(
     ]
 
 
-def _look(column: VectorColumn, pools: list[Pool], files: dict[Modality, list[str]], of: int, asked: Asked) -> _Look:
+def _look(
+    column: PublishedVectors, pools: list[Pool], files: dict[Modality, list[str]], of: int, asked: Asked
+) -> _Look:
     spreads = [random_spread(p.vectors, p.vectors, (str(p.modality),) * 2, seed=asked.seed) for p in pools]
     around = {
         pool.modality: look_around(pool.vectors, threshold=max(COPY, min(spread.threshold, SAME)))
@@ -118,10 +120,7 @@ def _planned(book: RowBook, look: _Look) -> dict[str, ManifestRow]:
         around = look.around[pool.modality]
         seen += [pool.rows[n] for group in clusters_of(around.labels, _CLUSTERS) for n in group[:_MEMBERS]]
         seen += [pool.rows[n] for n in np.argsort(around.density)[:_OUTLIERS]]
-    wanted: dict[int, set[str]] = {}
-    for row in seen:
-        wanted.setdefault(row.shard, set()).add(row.id)
-    return book.rows(wanted)
+    return book.rows((row.shard, row.id) for row in seen)
 
 
 def _sampled(pools: Sequence[Pool]) -> str:
@@ -319,7 +318,7 @@ def _neighbours_section(look: _Look, rows: dict[str, ManifestRow], cards: Cards)
     assert nearest is not None
     lines = []
     for row, same, other in zip(nearest.asked, nearest.same, nearest.other, strict=True):
-        width = "asked wide" if _is_text(rows.get(row.id)) else "asked"
+        width = "asked wide" if is_text(rows.get(row.id)) else "asked"
         asked = tag("div", cards.of(rows.get(row.id), row.id, start_s=row.start_s), class_=width)
         found = [
             tag("ul", [_near_card(near, rows, cards, across) for near in nears], class_="cards")
@@ -337,12 +336,8 @@ def _neighbours_section(look: _Look, rows: dict[str, ManifestRow], cards: Cards)
 def _near_card(near: Near, rows: dict[str, ManifestRow], cards: Cards, across: bool) -> Html:
     row = rows.get(near.row.id)
     card = cards.of(row, near.row.id, note=f"{near.cosine:.3f}", start_s=near.row.start_s)
-    kinds = [*(["across"] if across else []), *(["wide"] if _is_text(row) else [])]
+    kinds = [*(["across"] if across else []), *(["wide"] if is_text(row) else [])]
     return tag("li", card, class_=" ".join(kinds) or None)
-
-
-def _is_text(row: ManifestRow | None) -> bool:
-    return row is not None and row.modality is Modality.TEXT
 
 
 # --- near copies and outliers
@@ -382,7 +377,7 @@ def _copies_section(look: _Look, rows: dict[str, ManifestRow], cards: Cards, fac
 
 
 def _width(row: ManifestRow | None) -> str | None:
-    return "wide" if _is_text(row) else None
+    return "wide" if is_text(row) else None
 
 
 def _outliers_section(look: _Look, rows: dict[str, ManifestRow], cards: Cards) -> Section:

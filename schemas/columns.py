@@ -5,9 +5,11 @@ from collections.abc import Collection
 from schemas.recipe import Recipe, vector_column
 from schemas.rows import Modality
 
+#: The column that says where a segment begins.
+START = "start_s"
 #: What a column tells of each row, and its Arrow type; null where it does not apply.
 USAGE: dict[str, str] = {
-    "start_s": "float64",  # of the segment
+    START: "float64",  # of the segment
     "end_s": "float64",
     "tokens_in": "int64",  # tokens of the row's text
     "tokens_used": "int64",  # those that the model saw
@@ -25,12 +27,12 @@ def usage_columns(takes: Collection[Modality], recipe: Recipe) -> tuple[str, ...
     """The columns that say how much of a row the model saw, for a job of rows that it `takes`."""
     timed = bool({Modality.AUDIO, Modality.VIDEO} & set(takes))
     wanted = {
-        "start_s": timed and recipe.segment_s > 0,
+        START: timed and recipe.segment_s > 0,
         "tokens_in": Modality.TEXT in takes,
         "seconds_in": timed,
         "frames_in": Modality.VIDEO in takes,
     }
-    pairs = {"start_s": "end_s", "tokens_in": "tokens_used", "seconds_in": "seconds_used", "frames_in": "frames_used"}
+    pairs = {START: "end_s", "tokens_in": "tokens_used", "seconds_in": "seconds_used", "frames_in": "frames_used"}
     return tuple(name for first, second in pairs.items() if wanted[first] for name in (first, second))
 
 

@@ -1,10 +1,8 @@
 """An index file: a job's vectors as FAISS or USearch load them, and which id each number stands for."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +12,8 @@ from schemas.errors import Refused
 from schemas.failures import one_line
 from similarity.exact import unit_length
 from similarity.vectors import VectorSource
+from storage.extras import require_extra
+from storage.private_files import private_name
 
 #: Rows that an index is trained with, where its kind asks for training: 256 for each of 1,024 lists.
 _TRAINED_WITH = 262_144
@@ -38,7 +38,7 @@ def faiss_index(sources: Sequence[VectorSource], path: Path, kind: str) -> Index
     `kind` is FAISS's own word (`Flat`, `HNSW32`, `IVF1024,PQ48`). Raises Refused for a kind that FAISS does not know,
     for a path that exists, and where the package is missing.
     """
-    faiss = _package("faiss", "faiss")
+    faiss = require_extra("faiss", "faiss")
     try:
         index = faiss.index_factory(sources[0].dim, kind, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as err:
@@ -62,7 +62,7 @@ def usearch_index(sources: Sequence[VectorSource], path: Path) -> IndexFile:
 
     Raises Refused for a path that exists, and where the package is missing.
     """
-    usearch = _package("usearch.index", "usearch")
+    usearch = require_extra("usearch.index", "usearch")
     index = usearch.Index(ndim=sources[0].dim, metric="cos", dtype="f32")
 
     def add(first: int, vectors: np.ndarray) -> None:
@@ -88,7 +88,7 @@ def _written(sources: Sequence[VectorSource], path: Path, kind: str, add: Add, s
 
 def _put(path: Path, write: Save) -> None:
     """Write a file under a name of its own first: nobody finds half of it."""
-    private = path.with_name(f".{path.name}.{os.getpid()}")
+    private = path.with_name(private_name())
     try:
         write(str(private))
         private.replace(path)
@@ -121,12 +121,3 @@ def _numbered(sources: Sequence[VectorSource]) -> pa.Table:
     column = pa.chunked_array(ids, pa.string())
     kinds = pa.array(modalities, pa.string()).dictionary_encode()
     return pa.table({"number": pa.array(np.arange(len(column))), "id": column, "modality": kinds})
-
-
-def _package(name: str, extra: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as err:
-        raise Refused(f"--{extra} needs its package: pip install 'embedmill[{extra}]'") from err

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from schemas.columns import START
 from schemas.errors import EmbedmillError, StoreError
 from schemas.join import JoinRecord, PanelFooter
 from schemas.sealed import unsealed
@@ -14,7 +15,6 @@ from schemas.shard import FOOTER_KEY
 from similarity.join import pairs_sha256
 from similarity.recall import Recall
 from similarity.score_proof import ScoreProof
-from similarity.vectors import START
 from storage import layout
 from storage.parquet import parse_parquet
 from storage.parquet_seal import check_seal

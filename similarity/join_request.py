@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from schemas.columns import START
 from schemas.errors import Refused
 from schemas.join import Device, Integers, JoinSide, JoinSpec, Precision, Score, Stage
 from schemas.space import incomparable
@@ -11,7 +12,7 @@ from similarity.engine import TILE_LEFT, TILE_RIGHT
 from similarity.funnel import Funnel
 from similarity.join import Effort, comparable
 from similarity.scores import LEAST_BEYOND, random_pairs
-from similarity.vectors import START, VectorSource, open_vectors
+from similarity.vectors import VectorSource, open_vectors
 
 DEFAULT_TOP_K = 10
 DEFAULT_OVERSAMPLE = 8

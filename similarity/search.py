@@ -8,20 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from schemas.columns import START
 from schemas.errors import Refused, StoreError
-from schemas.recipe import OutputType, vector_column
+from schemas.recipe import OutputType
 from schemas.rows import ManifestRow, Modality
+from similarity.vector_column import VectorColumn
 from storage import layout
 from storage.jobs import Job
-from storage.parquet import ID, open_parquet, vectors_from_arrow
+from storage.parquet import ID, open_parquet
 from storage.plans import PlanReader
-from storage.ranges import Ranges
 from storage.shards import footer_of, published_shards
 
 _BATCH_ROWS = 8192
-_START = "start_s"
-#: The types of vector columns, the most exact first.
-BEST = (OutputType.FLOAT32, OutputType.FLOAT16, OutputType.INT8, OutputType.BINARY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,20 +48,18 @@ def search(job: Job, query: np.ndarray, *, k: int, modality: Modality | None = N
     Cosines in float64, rounded to float32, so that equal vectors score alike wherever they lie.
     Raises Refused where nothing of that modality is published.
     """
-    outputs = job.record.space.recipe.outputs
-    stored = next(output for output in BEST if output in outputs)
     keys = [(shard, key) for shard, key, _ in sorted(published_shards(job.store))]
     wanted = [(shard, key) for shard, key in keys if modality is None or key == layout.data_key(modality, shard)]
     best: list[_Near] = []
-    count = 0
+    column, count = VectorColumn.of(job), 0
     for shard, key in wanted:
-        for piece in _pieces(job, shard, key, stored):
+        for piece in _pieces(column, shard, key):
             count += len(piece.vectors)
             best = _nearest(best, piece, query, k)
     if not count:
         raise Refused(f"{job.id} has published no vector{f' of modality {modality}' if modality else ''} so far")
     planned = sum(plan.shards for plan in job.rounds())
-    return Found(hits=_hits(job, best), vectors=count, shards=len(keys), planned=planned, stored=stored)
+    return Found(hits=_hits(job, best), vectors=count, shards=len(keys), planned=planned, stored=column.stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,29 +103,17 @@ def cosines(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
     return np.asarray(vectors @ asked / np.maximum(lengths, tiny), dtype=np.float32)
 
 
-def _pieces(job: Job, shard: int, key: str, stored: OutputType) -> Iterator[_Piece]:
+def _pieces(column: VectorColumn, shard: int, key: str) -> Iterator[_Piece]:
+    job = column.job
     if footer_of(job.store, key).space != job.record.space.digest:
         raise StoreError(f"{key} is of another space than {job.id}; it was not written by this job")
-    recipe, dim = job.record.space.recipe, job.record.space.dim
-    column = vector_column(recipe.outputs, stored)
-    ranges = Ranges.from_json(job.store.get(layout.RANGES)) if stored is OutputType.INT8 else None
     with open_parquet(job.store, key) as file:
-        cut = _START in file.schema_arrow.names
+        cut = START in file.schema_arrow.names
         for batch in file.iter_batches(
-            _BATCH_ROWS, columns=[ID, column, *([_START] if cut else [])], use_threads=False
+            _BATCH_ROWS, columns=[ID, column.name, *([START] if cut else [])], use_threads=False
         ):
-            vectors = floats_of(vectors_from_arrow(pa.chunked_array([batch[column]])), stored, ranges, dim)
-            yield _Piece(shard, key, batch[ID], batch[_START].to_pylist() if cut else [None] * len(batch), vectors)
-
-
-def floats_of(stored: np.ndarray, kind: OutputType, ranges: Ranges | None, dim: int) -> np.ndarray:
-    """The (n, dim) vectors that a column stands for, float64; of bits -1 and 1."""
-    if kind is OutputType.BINARY:
-        return np.unpackbits(stored, axis=1, count=dim) * 2.0 - 1.0
-    if kind is OutputType.INT8:
-        assert ranges is not None
-        stored = ranges.values(stored)
-    return stored.astype(np.float64)
+            vectors = column.floats(pa.chunked_array([batch[column.name]]))
+            yield _Piece(shard, key, batch[ID], batch[START].to_pylist() if cut else [None] * len(batch), vectors)
 
 
 def _hits(job: Job, best: list[_Near]) -> list[Hit]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from schemas.columns import START
 from schemas.errors import Refused
 from schemas.failures import one_line
 from schemas.join import Integers
@@ -33,8 +34,6 @@ _READ_AT_ONCE = 2**23
 #: Rows of a file that are in memory at a time where the caller names no number.
 _STREAMED, _STREAMED_VALUES = 8192, 2**22
 _PARQUET = (".parquet", ".pq")
-#: The column that says where a segment begins.
-START = "start_s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +214,7 @@ def _is_visible(key: str) -> bool:
 
 def _of_job(store: Store, location: str, modality: str | None, column: str) -> VectorSource:
     job = open_job(store)
-    if not all(job.is_finished(plan) for plan in job.rounds()):
+    if not job.has_ended():
         raise Refused(f"{location}: job {job.id} is not finished; `embedmill run` goes on with it")
     if job.record.spec.kind is Kind.RERANK:
         raise Refused(f"{location}: job {job.id} scores pairs and has no vectors; give the job that embedded its rows")

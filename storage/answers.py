@@ -25,5 +25,5 @@ def require_ended(store: Store) -> None:
     if answer_in(store) == "join" and store.size(layout.manifest_key(0)) is None:
         raise Refused(f"{redact(store.url)}: the join is not finished; the command that began it goes on with it")
     job = find_job(store)
-    if job is not None and not all(job.is_finished(plan) for plan in job.rounds()):
+    if job is not None and not job.has_ended():
         raise Refused(f"{redact(store.url)}: job {job.id} is not finished; the command that began it goes on with it")

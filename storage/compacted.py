@@ -4,15 +4,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pyarrow as pa
 
 from schemas.errors import Conflict, Refused
 from schemas.shard import FOOTER_KEY, Footer
 from storage import layout
 from storage.jobs import Job
-from storage.parquet import column_file, is_vector_column, read_parquet, vector_file, vectors_from_arrow
-from storage.scores import SCORE, ids_in, is_scores, scores_in
-from storage.shards import content_sha256, footer_of, published_shards
+from storage.parquet import column_file, vector_file
+from storage.scores import SCORE, is_scores
+from storage.shards import content_sha256, published_shards, read_shard
 from storage.store import Store
 
 #: What a compaction says of itself; there when all of its files are.
@@ -36,7 +37,7 @@ def compact(job: Job, out: Store, size: int) -> Compaction:
     Each row is there once, as it was published; what a retry added comes last. Raises Refused for a job that has not
     ended or a `size` beyond memory, Conflict where `out` holds something else.
     """
-    if not all(map(job.is_finished, job.rounds())):
+    if not job.has_ended():
         raise Refused(f"{job.store.url}: job {job.id} has not ended; `embedmill run` goes on with it")
     if not 0 < size <= MOST_BYTES:
         raise Refused(f"--compact {size:,} bytes: a file is made in memory; give at most 4GB")
@@ -71,21 +72,21 @@ def _batched(job: Job, size: int) -> Iterator[list[str]]:
 
 
 def _file_of(job: Job, keys: list[str], number: int) -> tuple[pa.Table, bytes]:
-    tables = [read_parquet(job.store, key).replace_schema_metadata(None) for key in keys]
-    footers = [footer_of(job.store, key) for key in keys]
-    table = pa.concat_tables(tables, promote_options="default").combine_chunks()
-    metadata = {FOOTER_KEY: _footer(footers, table, number).to_json()}
+    shards = [read_shard(job.store, key) for key in keys]
+    table = pa.concat_tables(
+        [table.replace_schema_metadata(None) for _, _, _, table in shards], promote_options="default"
+    ).combine_chunks()
+    ids = [id_ for _, its, _, _ in shards for id_ in its]
+    vectors = {name: np.concatenate([its[name] for _, _, its, _ in shards]) for name in shards[0][2]}
+    footer = _footer([footer for footer, _, _, _ in shards], number, content_sha256(ids, vectors))
+    metadata = {FOOTER_KEY: footer.to_json()}
     if is_scores(table):
         return table, column_file(table.replace_schema_metadata(metadata), floats=[SCORE])
     return table, vector_file(table, dim=job.record.space.dim, metadata=metadata)
 
 
-def _footer(footers: list[Footer], table: pa.Table, number: int) -> Footer:
+def _footer(footers: list[Footer], number: int, content: str) -> Footer:
     """That of the first file, with the numbers of all of them; failures stay in the job."""
-    if is_scores(table):
-        columns = {SCORE: scores_in(table)}
-    else:
-        columns = {f.name: vectors_from_arrow(table[f.name]) for f in table.schema if is_vector_column(f.type)}
     return replace(
         footers[0],
         shard=number,
@@ -93,7 +94,7 @@ def _footer(footers: list[Footer], table: pa.Table, number: int) -> Footer:
         rows_ok=sum(f.rows_ok for f in footers),
         vectors=sum(f.vectors for f in footers),
         failures={},
-        content_sha256=content_sha256(ids_in(table).to_pylist(), columns),
+        content_sha256=content,
         notes=tuple(dict.fromkeys(note for f in footers for note in f.notes)),
         equal=sum(f.equal for f in footers),
         reused=sum(f.reused for f in footers),

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from storage.extras import require_extra
 from storage.jobs import Job
-from storage.registered import Registration, TableFile, published_files, with_package
+from storage.registered import Registration, TableFile, published_files
 
 if TYPE_CHECKING:
     from deltalake.transaction import AddAction, RemoveAction
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
 _PARTITION = "modality"
 
 
-@with_package("deltalake", "delta")
 def register_delta(job: Job) -> Registration:
     """Make the job's folder a Delta table, or tell the table of what a retry added; again, nothing changes.
 
     Raises Refused for a job that has not ended or is not on this machine's disk, or where the package is missing.
     """
+    require_extra("deltalake", "delta")
     from deltalake import DeltaTable, Schema
 
     folder, files, schema = published_files(job)

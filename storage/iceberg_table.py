@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from schemas.errors import Refused
+from storage.extras import require_extra
 from storage.jobs import Job
-from storage.registered import Registration, published_files, with_package
+from storage.registered import Registration, published_files
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
@@ -24,13 +25,13 @@ _FOLDER, _NAME = "iceberg", ("embedmill", "embeddings")
 _HINT = "version-hint.text"
 
 
-@with_package("pyiceberg", "iceberg")
 def register_iceberg(job: Job) -> list[Registration]:
     """Make an Iceberg table of each modality's files, or tell it of what a retry added; again, nothing changes.
 
     The location of a result is that of the table's metadata file. Raises Refused for a job that has not ended or is
     not on this machine's disk, or where the package is missing.
     """
+    require_extra("pyiceberg.catalog.sql", "iceberg")
     folder, files, schema = published_files(job)
     told = []
     for modality in sorted({file.modality for file in files}):

@@ -41,6 +41,10 @@ class Job:
     def is_finished(self, plan: PlanRecord) -> bool:
         return self.store.size(layout.manifest_key(plan.round)) is not None
 
+    def has_ended(self) -> bool:
+        """Whether the first plan and every retry's is finished."""
+        return all(map(self.is_finished, self.rounds()))
+
     def is_cancelled(self) -> bool:
         return self.store.size(layout.CANCELLED) is not None
 

@@ -10,15 +10,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from schemas.errors import Refused
 from storage import layout
+from storage.failures import open_failures
 from storage.jobs import Job
 from storage.jobs import open_job as job_in
-from storage.parquet import ID, VECTOR, is_vector_column, open_parquet, read_parquet
-from storage.scores import ids_in
-from storage.shards import FAILURES_SCHEMA, footer_of, published_shards
+from storage.parquet import ID, VECTOR, is_vector_column, open_parquet
+from storage.shards import footer_of, published_shards
 from storage.store import canonical_location, open_store
 
 #: The column that readers make of the folder's name, as Hive's partitions are read.
@@ -104,24 +103,8 @@ class JobReader:
 
     def failures(self) -> pa.Table:
         """Rows that failed, by line: id, code, stage, message; of rows that a retry did again, what came of it last."""
-        found = []
-        for shard, key in reversed(self._parts):  # retries have the greater numbers
-            footer = footer_of(self._job.store, key)
-            if footer.rows_failed:
-                with open_parquet(self._job.store, layout.failures_key(shard, footer.attempt)) as file:
-                    found.append(file.read(use_threads=False).replace_schema_metadata(None))
-        if not found:
-            return FAILURES_SCHEMA.empty_table()
-        failed = pa.concat_tables(found)
-        failed = failed.filter(pc.invert(pc.is_in(failed[ID], self._mended())))
-        _, first = np.unique(np.asarray(failed[ID].combine_chunks().dictionary_encode().indices), return_index=True)
-        return failed.take(first).sort_by("line")
-
-    def _mended(self) -> pa.Array:
-        """Ids of the rows that retries published."""
-        retried = [key for shard, key in self._parts if shard > self._job.record.plan.last_shard]
-        ids = [chunk for key in retried for chunk in ids_in(read_parquet(self._job.store, key)).chunks]
-        return pa.concat_arrays([pa.array([], pa.string()), *ids])
+        footers = [footer_of(self._job.store, key) for _, key in self._parts]
+        return open_failures(self._job, footers).replace_schema_metadata(None).sort_by("line")
 
     def _keys(self, modality: str | None) -> list[str]:
         if modality is not None and modality not in self.modalities:

@@ -1,9 +1,7 @@
 """Registered: which published files a table format is told of."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 import pyarrow as pa
 
@@ -13,9 +11,6 @@ from storage.jobs import Job
 from storage.parquet import open_parquet
 from storage.shards import published_shards
 from storage.store import LocalStore
-
-Words = ParamSpec("Words")
-Told = TypeVar("Told")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +38,7 @@ def published_files(job: Job) -> tuple[Path, list[TableFile], pa.Schema]:
     """
     if not isinstance(job.store, LocalStore):
         raise Refused(f"{job.store.url}: --delta and --iceberg are for jobs in a folder of this machine; copy it here")
-    if not all(map(job.is_finished, job.rounds())):
+    if not job.has_ended():
         raise Refused(
             f"{job.store.url}: job {job.id} has not ended; a table of it would change. `embedmill run` goes on"
         )
@@ -56,20 +51,3 @@ def published_files(job: Job) -> tuple[Path, list[TableFile], pa.Schema]:
     if not files:
         raise Refused(f"{job.store.url}: job {job.id} has no row to register; every one of them failed")
     return job.store.path(layout.JOB).parent, files, pa.unify_schemas(schemas)
-
-
-def with_package(name: str, extra: str) -> Callable[[Callable[Words, Told]], Callable[Words, Told]]:
-    """Raise Refused, naming what to install, where a package that a function imports is not there."""
-
-    def wrapped(function: Callable[Words, Told]) -> Callable[Words, Told]:
-        def called(*args: Words.args, **kwargs: Words.kwargs) -> Told:
-            try:
-                return function(*args, **kwargs)
-            except ModuleNotFoundError as err:
-                if (err.name or "").partition(".")[0] != name:
-                    raise
-                raise Refused(f"--{extra} needs the package {name}: pip install 'embedmill[{extra}]'") from err
-
-        return called
-
-    return wrapped

@@ -18,7 +18,7 @@ from report.make import make_report
 from report.neighbours import find_nearest
 from report.pool import draw_pool
 from report.projection import pca
-from report.published import VectorColumn, spread
+from report.published import PublishedVectors, spread
 from report.timeline import timeline_of
 from schemas.errors import Refused
 from schemas.failures import Failure, FailureCode, Stage
@@ -195,7 +195,7 @@ def test_a_sample_is_drawn_from_all_files_and_no_row_twice() -> None:
     job = done_job(*(text_rows(90, first=90 * n) for n in range(8)))
     keys = [key for _, key, _ in sorted(published_shards(job.store))]
 
-    pool = draw_pool(VectorColumn.of(job), Modality.TEXT, keys, 720, wanted=100)
+    pool = draw_pool(PublishedVectors.of(job), Modality.TEXT, keys, 720, wanted=100)
 
     ids = [row.id for row in pool.rows]
     assert len(ids) == len(set(ids)) == len(pool.vectors) == 100
@@ -214,7 +214,7 @@ def test_what_was_looked_at_is_said() -> None:
 def test_neighbours_are_the_exact_ones() -> None:
     """The nearest rows are those that numpy finds by comparing everything."""
     job = done_job(text_rows(60), text_rows(60, first=60))
-    column, keys = VectorColumn.of(job), [key for _, key, _ in sorted(published_shards(job.store))]
+    column, keys = PublishedVectors.of(job), [key for _, key, _ in sorted(published_shards(job.store))]
     pool = draw_pool(column, Modality.TEXT, keys, 120)
 
     found = find_nearest(column, pool.rows[:4], pool.vectors[:4], {Modality.TEXT: keys}, 120)

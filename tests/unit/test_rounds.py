@@ -6,13 +6,14 @@ import json
 import numpy as np
 import pytest
 
-from producer.outcomes import count_outcomes, listed_outcomes, open_failures, published_files
+from producer.outcomes import count_outcomes, listed_outcomes, published_files
 from producer.retry import plan_retry
 from producer.status import JobState, job_status
 from producer.verify import verify_job
 from schemas.errors import Refused, StoreError
 from schemas.failures import Failure, FailureCode, Stage
 from schemas.rows import ManifestRow, Modality
+from storage.failures import open_failures
 from storage.jobs import Job
 from storage.model_files import resolve_model
 from storage.store import memory_store
@@ -87,7 +88,7 @@ def test_a_retry_does_only_the_asked_for_rows() -> None:
     assert plan is not None
     assert plan.rows == 8
     assert (outcomes.vectors, dict(outcomes.failures)) == (47, {"decode_failed": 2, "not_found": 1})
-    assert sorted(open_failures(job, files)["id"].to_pylist()) == ["i000", "i001", "i009"]
+    assert sorted(open_failures(job, [file.footer for file in files])["id"].to_pylist()) == ["i000", "i001", "i009"]
     assert verify_job(job).complete
 
 
