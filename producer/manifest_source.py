@@ -191,6 +191,8 @@ def manifest_errors(name: str) -> Iterator[None]:
         raise ManifestError(f"{name}: its gzip is cut off or corrupt ({err}); make it again") from err
     except pa.ArrowException as err:
         raise ManifestError(f"{name} cannot be read as Parquet: {_first_line(err)}; make it again") from err
+    except UnicodeDecodeError as err:  # of texts it is the row's affair, and dealt with there
+        raise ManifestError(f"{name}: the name of a column is not UTF-8; rename the column") from err
     except (OSError, BaseError) as err:
         raise ManifestError(f"{name} cannot be read: {_first_line(err)}") from err
 

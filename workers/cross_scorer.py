@@ -21,7 +21,7 @@ from schemas.rerank import Activation, Scoring
 from workers.canary import probe_pairs
 from workers.encoder import Length, OutOfMemory
 from workers.loading import Loaded
-from workers.onednn_linear import use_onednn
+from workers.onednn_linear import is_roundoff, use_onednn
 from workers.pair_scorer import LoadedPair
 from workers.processor_check import check_processor
 from workers.sentence_encoder import is_out_of_memory, judged_error, on_device, quiet
@@ -46,14 +46,14 @@ class CrossScorer:
             torch.set_num_threads(1)
         self._card, self._model = card, _loaded(card, folder, device, dtype)
         self._messages = self._model.supports("message")
-        if self._messages:
-            _probe_template_once(card, self._model)
         self._prompt = card.default_prompt
         self._activation: Activate = torch.nn.Identity()
         self._max_length = 0
         self._around = 0  # tokens beside those of the two texts
         self._around = self._measured_frame()
-        self._check()
+        known = self._check()
+        if use_onednn(self._model) and not self._still_gives(known):
+            self._model = _loaded(card, folder, device, dtype)
 
     @property
     def activation(self) -> str:
@@ -146,8 +146,9 @@ class CrossScorer:
         whole = self.preprocess([pair])["input_ids"].shape[-1]
         return int(whole) - sum(self._token_counts(["a", "a"]))
 
-    def _check(self) -> None:
-        """A pair of each modality through the model: it gives one score."""
+    def _check(self) -> list[np.ndarray]:
+        """The scores of a pair of each modality; raises WorkerUnfit unless each is one finite number."""
+        found = []
         for pair in probe_pairs(self._card):
             try:
                 scores = self.forward(self.preprocess([pair]))
@@ -155,6 +156,15 @@ class CrossScorer:
                 raise WorkerUnfit(f"model {self._card.name} takes no pair of {pair.kinds} here: {err}") from err
             if scores.shape != (1, 1) or not np.isfinite(scores).all():
                 raise WorkerUnfit(f"model {self._card.name} gives {scores.shape[1:]} scores, or none that is finite")
+            found.append(scores)
+        return found
+
+    def _still_gives(self, known: list[np.ndarray]) -> bool:
+        """Whether the model gives the same scores with its layers replaced."""
+        try:
+            return is_roundoff(known, self._check())
+        except WorkerUnfit:
+            return False
 
 
 def _texts_of(pair: LoadedPair) -> list[str]:
@@ -204,6 +214,7 @@ def _loaded(card: ModelCard, folder: Path, device: str, dtype: str) -> CrossEnco
             )
     except (ImportError, OSError, KeyError, TypeError, ValueError, RuntimeError, MemoryError, AssertionError) as err:
         raise WorkerUnfit(f"model {card.name} cannot be loaded here: {type(err).__name__}: {err}") from err
-    use_onednn(model)
     model.eval()
+    if model.supports("message"):
+        _probe_template_once(card, model)
     return model

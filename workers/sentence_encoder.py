@@ -27,7 +27,7 @@ from workers.canary import probe
 from workers.content import Film
 from workers.encoder import Length, OutOfMemory
 from workers.loading import Loaded
-from workers.onednn_linear import use_onednn
+from workers.onednn_linear import is_roundoff, use_onednn
 from workers.processor_check import check_processor
 from workers.shrinking import Shrink, shrink_of, trial_picture
 
@@ -57,10 +57,11 @@ class SentenceEncoder:
         self._model = _loaded(card, folder, device, dtype)
         self._prompt, self._task = card.default_prompt, ""
         self._template_tokens = self._measured_template()
-        self._check()
-        self.shrink = (
-            self._proved_shrink()
-        )  # what pictures are brought to where they are decoded; None: left as they are
+        known = self._check()
+        if use_onednn(self._model) and not self._still_gives(known):
+            self._model = _loaded(card, folder, device, dtype)
+        # What pictures are brought to where they are decoded; None: they are left as they are.
+        self.shrink = self._proved_shrink()
 
     def told(self, recipe: Recipe) -> "SentenceEncoder":
         twin = copy.copy(self)  # the model itself is shared
@@ -161,8 +162,9 @@ class SentenceEncoder:
         whole = self._model.preprocess([{"text": "a"}], prompt=self._prompt or None)["input_ids"].shape[-1]
         return int(whole) - self._token_counts([self._prompt + "a"])[0]
 
-    def _check(self) -> None:
-        """One item of each modality through the model: it gives vectors of the card's dimension."""
+    def _check(self) -> list[np.ndarray]:
+        """The vectors of one item of each modality; raises WorkerUnfit unless they are of the card's dimension."""
+        found = []
         for modality in sorted(self._card.modalities - {Modality.MIXED}):
             try:
                 vectors = self.forward(self.preprocess([probe(self._card, modality)]))
@@ -171,6 +173,15 @@ class SentenceEncoder:
             if vectors.shape != (1, self.dim) or not np.isfinite(vectors).all():
                 said = f"says {self.dim} dimensions, its vectors of {modality} are {vectors.shape[1:]}"
                 raise WorkerUnfit(f"model {self._card.name} {said}, or not finite; it is not what was planned with")
+            found.append(vectors)
+        return found
+
+    def _still_gives(self, known: list[np.ndarray]) -> bool:
+        """Whether the model gives the same vectors with its layers replaced."""
+        try:
+            return is_roundoff(known, self._check())
+        except WorkerUnfit:
+            return False
 
     def _proved_shrink(self) -> Shrink | None:
         """The size that the processor resizes to, if a picture of that size gives the same pixels to the bit."""
@@ -266,7 +277,6 @@ def _loaded(card: ModelCard, folder: Path, device: str, dtype: str) -> SentenceT
             )
     except (ImportError, OSError, KeyError, TypeError, ValueError, RuntimeError, MemoryError, AssertionError) as err:
         raise WorkerUnfit(f"model {card.name} cannot be loaded here: {type(err).__name__}: {err}") from err
-    use_onednn(model)
     return model.eval()
 
 

@@ -357,6 +357,7 @@ def test_a_parquet_string_that_is_not_utf8_costs_its_row(tmp_path: Path) -> None
         ("a.csv", b"\xff,id\n1,2\n", "no header"),
         ("a.parquet", b"PAR1 but not really PAR1", "Parquet"),
         ("a.parquet", parquet(ROWS)[:-20], "Parquet"),
+        ("a.parquet", parquet([{"id": 1, "xy": 2}]).replace(b"\x18\x02xy", b"\x18\x02x\x80"), "not UTF-8"),
         ("a.jsonl.gz", gzip.compress(jsonl(ROWS), mtime=0)[:-9], "cut off"),
         ("a.jsonl.gz", gzip.compress(jsonl(ROWS), mtime=0)[:-9] + b"123456789", "corrupt"),
         ("a.jsonl.gz", b"\x1f\x8b not really gzip", "gzip"),
