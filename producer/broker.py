@@ -17,7 +17,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import redis
 from celery.platforms import set_pdeathsig  # type: ignore[attr-defined]  # missing in celery-types
@@ -43,10 +43,13 @@ def require_safe(url: str, *, insecure: bool = False) -> str:
         raise BrokerError(f"{redact(url)} is no broker URL; percent-encode / and @ in a password") from None
     if parts.scheme not in ("redis", "rediss", "redis+socket"):
         raise BrokerError(f"{redact(url)}: no broker URL; use redis://, rediss:// or redis+socket://")
+    if ";" in url:  # Celery takes what follows for another address
+        raise BrokerError(f"{redact(url)}: give one broker; percent-encode ; in a password")
     local = parts.scheme == "redis+socket" or parts.hostname in ("localhost", "127.0.0.1", "::1")
-    if not (local or insecure or (parts.scheme == "rediss" and parts.password)):
+    checks = parse_qs(parts.query).get("ssl_cert_reqs", [""])[-1].lower() not in ("none", "cert_none")
+    if not (local or insecure or (parts.scheme == "rediss" and parts.password and checks)):
         raise BrokerError(
-            f"{redact(url)} leads off this machine and has no TLS or no password; "
+            f"{redact(url)} leads off this machine and has no TLS, no password, or a certificate that nobody checks; "
             "use rediss://:password@host, or say --insecure-broker"
         )
     return url

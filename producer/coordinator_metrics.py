@@ -1,4 +1,7 @@
-"""Metrics of a coordinator, in Prometheus form; no label comes from a row."""
+"""Metrics of a coordinator, in Prometheus form; no label comes from a row.
+
+A job's label is `job_id`: `job` is what Prometheus calls the place that it scraped.
+"""
 
 import contextlib
 import time
@@ -48,7 +51,7 @@ class ForemanCollector(Collector):
                 {j: now - t.published_at for j, t in tallies.items() if j in jobs},
             ),
         ):
-            family = GaugeMetricFamily(f"embedmill_job_{name}", help_, labels=["job"])
+            family = GaugeMetricFamily(f"embedmill_job_{name}", help_, labels=["job_id"])
             for job, value in values.items():
                 family.add_metric([job], value)
             yield family
@@ -58,7 +61,7 @@ class ForemanCollector(Collector):
             ("errors", "Attempts that failed for cause."),
             ("unfit", "Attempts of workers that could not do the job."),
         ):
-            counted = CounterMetricFamily(f"embedmill_job_shards_{name}", help_, labels=["job"])
+            counted = CounterMetricFamily(f"embedmill_job_shards_{name}", help_, labels=["job_id"])
             for job, tally in tallies.items():
                 if job in jobs:
                     counted.add_metric([job], getattr(tally, name))

@@ -4,6 +4,7 @@ import hmac
 import ipaddress
 import threading
 from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -27,7 +28,7 @@ class MetricsServer:
                 f"{_LEAST_TOKEN} characters or more, or listen on 127.0.0.1"
             )
         try:
-            self._server = make_server(host, port, _guarded(make_wsgi_app(registry), token), WSGIServer, _Silent)
+            self._server = make_server(host, port, _guarded(make_wsgi_app(registry), token), _Server, _Silent)
         except OSError as err:
             raise Refused(f"--metrics {host}:{port} cannot be had: {err.strerror or err}; name another port") from err
         self.port: int = self._server.server_port
@@ -54,7 +55,8 @@ def _is_loopback(host: str) -> bool:
 
 
 def _guarded(app: _Wsgi, token: str) -> _Wsgi:
-    """`/metrics` alone, and with a token only for who has it."""
+    """`/metrics` alone, and with a token only for who has it; collected for one at a time."""
+    turn = threading.Lock()
 
     def guard(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         given = str(environ.get("HTTP_AUTHORIZATION", ""))
@@ -64,13 +66,21 @@ def _guarded(app: _Wsgi, token: str) -> _Wsgi:
         if environ.get("PATH_INFO") != "/metrics" or environ.get("REQUEST_METHOD") != "GET":
             start_response("404 Not Found", [("Content-Length", "0")])
             return []
-        return app(environ, start_response)
+        with turn:
+            return list(app(environ, start_response))
 
     return guard
 
 
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each request: one that never ends keeps nobody else waiting."""
+
+    daemon_threads = True
+    block_on_close = False
+
+
 class _Silent(WSGIRequestHandler):
-    timeout = 10.0  # a client that says nothing keeps nobody else waiting for long
+    timeout = 10.0  # of a client that says nothing
 
     def log_message(self, *words: object) -> None:
         """A scrape every few seconds is no news."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from schemas.errors import Refused
 from schemas.job import JOB_ID
 
 VERSION = 1
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +33,7 @@ class ShardMessage:
         Raises Refused for anything but a well-formed message, and with a `key` for one that it does not sign.
         """
         message = cls._parsed({name: value for name, value in raw.items() if name != "mac"})
-        if key and not hmac.compare_digest(str(raw.get("mac", "")).encode(), message._mac(key).encode()):
+        if key and not hmac.compare_digest(_bytes(raw.get("mac")), message._mac(key).encode()):
             raise Refused("a message on the queue is not signed with this worker's EMBEDMILL_MESSAGE_KEY; dropped")
         return message
 
@@ -47,13 +49,18 @@ class ShardMessage:
             set(raw) == {"v", "job", "shard", "plan"}
             and raw["v"] == VERSION
             and isinstance(job, str)
-            and JOB_ID.match(job)
+            and JOB_ID.fullmatch(job)
             and type(shard) is int
             and 0 <= shard < 10**9
             and isinstance(plan, str)
-            and len(plan) == 64
+            and _DIGEST.fullmatch(plan)
         )
         if not well_formed:
             raise Refused("a message on the queue is none of this version's; it was dropped")
         assert isinstance(job, str) and isinstance(shard, int) and isinstance(plan, str)
         return cls(job=job, shard=shard, plan=plan)
+
+
+def _bytes(mac: object) -> bytes:
+    """What is told as a seal; half a letter, which JSON can hold and UTF-8 cannot, is compared like any other."""
+    return str(mac).encode(errors="surrogatepass")

@@ -8,8 +8,8 @@ _URL = re.compile(r"://\S+")
 _QUERY = re.compile(r"[?#]\S*")
 #: Words whose value is a secret wherever they stand: parameters of signed URLs, headers, settings.
 _NAMED = re.compile(
-    r"""((?:(?:signature|token|password|passwd|secret|credential|api[-_]?key|access[-_]?key(?:[-_]?id)?)
-          |\bsig|\b(?:proxy-)?authorization)["']?\s*[=:]\s*["']?)
+    r"""((?:(?:signature|token|password|passwd|secret|credential|api[-_]?key|access[-_]?key(?:[-_]?id)?|(?:account|message)[-_]?key)
+          |\bsig|\bcookie|\b(?:proxy-)?authorization)["']?\s*[=:]\s*["']?)
         (?!\*\*\*)(?:(?:basic|bearer)\s+)?[^\s&"',;]+""",
     re.IGNORECASE | re.VERBOSE,
 )

@@ -185,9 +185,42 @@ def test_every_service_is_locked_down() -> None:
 
 def test_each_secret_is_asked_for() -> None:
     """Without a value in .env nothing is started, rather than started with an empty password."""
-    for name in [name for name in VARIABLES if re.search("REDIS_.*PASSWORD|MONITOR_PASSWORD|KEY|TOKEN", name)]:
+    for name in [name for name in VARIABLES if re.search("PASSWORD|KEY|TOKEN", name)]:
         with pytest.raises(AssertionError, match=name):
             compose_file(VARIABLES | {name: ""})
+
+
+def test_no_service_has_a_secret_that_compose_would_copy_into_it() -> None:
+    """Compose refuses such a one in a read-only service (docker/compose #12031), and nothing starts."""
+    composition = compose_file(VARIABLES)
+    copied = [
+        name for kind in ("secrets", "configs") for name, of in composition.get(kind, {}).items() if "file" not in of
+    ]
+
+    assert copied == []
+
+
+def test_prometheus_finds_its_secrets_in_files_of_its_own(tmp_path: Path) -> None:
+    """The entry point writes them as they are, for nobody else; arguments and the server's environment have none."""
+    service = compose_file(VARIABLES)["services"]["prometheus"]
+    server = tmp_path / "prometheus"
+    server.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"; env\n")
+    server.chmod(0o755)
+    (tmp_path / "secrets").mkdir()
+    entry = [word.replace("/etc/prometheus", str(ROOT / "deploy" / "prometheus")) for word in service["entrypoint"]]
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SECRETS_DIR": str(tmp_path / "secrets")}
+
+    told = subprocess.run(
+        [*entry, *service["command"]], env=environ | service["environment"], capture_output=True, text=True, check=True
+    ).stdout
+
+    files = {path.name: path for path in (tmp_path / "secrets").iterdir()}
+    values = {"metrics_token": "EMBEDMILL_METRICS_TOKEN", "monitor_password": "EMBEDMILL_MONITOR_PASSWORD"}
+    assert {name: path.read_text() for name, path in files.items()} == {k: VARIABLES[v] for k, v in values.items()}
+    assert all(path.stat().st_mode & 0o077 == 0 for path in files.values())
+    assert told.splitlines()[: len(service["command"])] == service["command"]
+    assert not [name for name in values.values() if VARIABLES[name] in told]
+    assert any(mount.startswith("/run/secrets:") and "uid=65534" in mount for mount in service["tmpfs"])
 
 
 def test_prometheus_asks_the_doors_that_there_are() -> None:
@@ -202,7 +235,8 @@ def test_prometheus_asks_the_doors_that_there_are() -> None:
         "worker": 9109,
         "flower": 5555,
     }
-    assert secrets == set(services["prometheus"]["secrets"])
+    entry = (ROOT / "deploy" / "prometheus" / "entry.sh").read_text()
+    assert secrets == set(re.findall(r'> "\$folder/(\w+)"', entry))
     assert "0.0.0.0:9108" in services["coordinator"]["command"]
     workers = [service for name, service in services.items() if name.startswith("worker-")]
     assert all(service["networks"]["default"]["aliases"] == ["worker"] for service in workers)

@@ -17,7 +17,7 @@ from tests.mill import children, embedmill, kill, started, texts, write_jsonl
 from tests.servers import redis_server, wait_for
 
 #: A job's name, a queue's, an outcome, a stage: what labels may be.
-LABELS = {"job", "queue", "outcome", "stage"}
+LABELS = {"job_id", "queue", "outcome", "stage"}
 
 
 def address(log: Path) -> str:

@@ -16,6 +16,8 @@ from schemas.errors import BrokerError
         "redis://127.0.0.1.example.com/0",
         "redis://:p@10.0.0.1/0",
         "redis://:p@[2001:db8::1]/0",
+        "rediss://:secret@redis.example.com/0?ssl_cert_reqs=none",
+        "rediss://:secret@redis.example.com/0?ssl_cert_reqs=CERT_NONE",
     ],
 )
 def test_what_leads_off_this_machine_needs_password_and_tls(url: str) -> None:
@@ -34,6 +36,12 @@ def test_what_leads_off_this_machine_needs_password_and_tls(url: str) -> None:
 def test_what_stays_here_or_is_locked_is_taken(url: str) -> None:
     """Loopback, a socket, TLS with a password."""
     assert require_safe(url) == url
+
+
+def test_one_url_names_one_broker() -> None:
+    """Celery takes what follows a semicolon for another address, which nobody has judged."""
+    with pytest.raises(BrokerError, match="one broker"):
+        require_safe("redis://localhost:6379/0;redis://:secret@redis.example.com:6379/0", insecure=True)
 
 
 @pytest.mark.parametrize(

@@ -36,3 +36,33 @@ def test_each_metric_asked_for_is_exported(name: str) -> None:
 
     assert len(asked) > 5
     assert asked <= exported()
+
+
+def test_no_label_is_one_that_prometheus_gives_itself() -> None:
+    """Prometheus keeps `job` and `instance` for what it scrapes: ours would become exported_job, and match nothing."""
+    labels = {
+        name for path in SOURCES for word in re.findall(r'\[("[a-z_]+")\]', path.read_text()) for name in [word[1:-1]]
+    }
+    asked = {
+        name
+        for text in expressions("alerts")
+        for found in re.findall(r"(?:on|by) \(([a-z_, ]+)\)", text)
+        for name in re.split(", *", found)
+    }
+
+    assert {"queue", "outcome"} <= labels
+    assert not labels & {"job", "instance"}
+    assert asked <= labels
+
+
+def test_an_alert_names_what_its_metrics_are_of() -> None:
+    """A label that the metrics do not have would be an empty word in the middle of a message."""
+    groups = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"]
+    named = {
+        (r["alert"], n)
+        for g in groups
+        for r in g["rules"]
+        for n in re.findall(r"labels[.]([a-z_]+)", str(r["annotations"]))
+    }
+
+    assert {name for _, name in named} == {"job_id", "queue"}

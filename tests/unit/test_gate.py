@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.errors import Refused
 from schemas.message import ShardMessage
 from workers.gate import fault_of
 
@@ -79,3 +80,23 @@ def test_a_long_body_is_not_parsed(size: int) -> None:
     padded = BODY[:-1].ljust(size - 1) + "]"
 
     assert bool(fault_of(Message(body=padded), TASKS)) is (size > 4096)
+
+
+@pytest.mark.parametrize("key", ["", "k" * 24])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mac", "\ud800"), ("mac", None), ("plan", "\ud800" * 64), ("plan", " " * 64), ("plan", "F" * 64),
+        ("job", "texts-01234567\n"), ("job", "../texts-01234567"), ("shard", True), ("v", "1"),
+    ],
+)  # fmt: skip
+def test_whatever_else_a_message_says_is_refused_in_a_line(name: str, value: object, key: str) -> None:
+    """What passes the gate is JSON, and that may hold half a letter: none of it ends in anything but a refusal."""
+    told = {**KWARGS, name: value}
+    assert ShardMessage.from_kwargs(KWARGS, key).shard == 3
+
+    if name == "mac" and not key:
+        assert ShardMessage.from_kwargs(told, key).shard == 3  # nobody looks at it
+        return
+    with pytest.raises(Refused, match="dropped"):
+        ShardMessage.from_kwargs(told, key)

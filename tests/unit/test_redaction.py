@@ -24,6 +24,10 @@ AROUND = st.sampled_from(
         "password: {}",
         "api_key={}, retry",
         "?sig={}&se=2026",
+        "EMBEDMILL_MESSAGE_KEY={}",
+        "AccountName=a;AccountKey={};b",
+        "AZURE_STORAGE_ACCOUNT_KEY={}",
+        "Cookie: {}",
     ]
 )
 
