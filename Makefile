@@ -3,8 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DONE := .venv/.installed
-# Tests wait for servers and workers more than they compute: three processes keep two cores busy.
-TEST_PROCESSES ?= 3
+# Tests wait for servers and workers more than they compute: four processes keep two cores busy.
+TEST_PROCESSES ?= 4
 
 .PHONY: demo test reliability check install docs site clean
 
