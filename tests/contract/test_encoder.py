@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
 from schemas.model_cards import ModelCard
 from storage.model_files import resolve_model
@@ -122,3 +123,22 @@ def test_a_hash_vector_can_be_told_from_its_row(encoder: Encoder, card: ModelCar
 
     np.testing.assert_array_equal(vectors, wanted)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("is_loud", [True, False])
+def test_a_model_that_other_layers_would_change_keeps_its_own(
+    tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, is_loud: bool
+) -> None:
+    """Whether it then fails, or gives other vectors without a word."""
+    model, items = resolve_model(str(tiny_models["bert"])), [Loaded(text=text) for text in TEXTS]
+    known = encoded(load_encoder(model), items)
+
+    def spoil(module: nn.Module) -> int:
+        layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+        for layer in layers:
+            layer.weight.data = layer.weight.data[:, :-1] if is_loud else layer.weight.data * 1.1
+        return len(layers)
+
+    monkeypatch.setattr("workers.sentence_encoder.use_onednn", spoil)
+
+    assert np.allclose(encoded(load_encoder(model), items), known, atol=1e-5)
