@@ -21,7 +21,7 @@ from schemas.rerank import Activation, Scoring
 from workers.canary import probe_pairs
 from workers.encoder import Length, OutOfMemory
 from workers.loading import Loaded
-from workers.onednn_linear import is_roundoff, use_onednn
+from workers.onednn_linear import quicken
 from workers.pair_scorer import LoadedPair
 from workers.processor_check import check_processor
 from workers.sentence_encoder import is_out_of_memory, judged_error, on_device, quiet
@@ -51,8 +51,7 @@ class CrossScorer:
         self._max_length = 0
         self._around = 0  # tokens beside those of the two texts
         self._around = self._measured_frame()
-        known = self._check()
-        if use_onednn(self._model) and not self._still_gives(known):
+        if not quicken(self._model, self._check):
             self._model = _loaded(card, folder, device, dtype)
 
     @property
@@ -158,13 +157,6 @@ class CrossScorer:
                 raise WorkerUnfit(f"model {self._card.name} gives {scores.shape[1:]} scores, or none that is finite")
             found.append(scores)
         return found
-
-    def _still_gives(self, known: list[np.ndarray]) -> bool:
-        """Whether the model gives the same scores with its layers replaced."""
-        try:
-            return is_roundoff(known, self._check())
-        except WorkerUnfit:
-            return False
 
 
 def _texts_of(pair: LoadedPair) -> list[str]:

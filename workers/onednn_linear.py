@@ -6,13 +6,15 @@ ratios. The sums are the same but for their order: some float32 roundoffs.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from schemas.errors import WorkerUnfit
 
 #: Makers of the processors on which it was measured to be faster.
 _MEASURED = frozenset({"AuthenticAMD", "GenuineIntel"})
@@ -47,6 +49,21 @@ class OneDnnLinear(nn.Linear):
         return _product(input, self.weight, self.bias, *self.after)
 
 
+def quicken(model: nn.Module, vectors: Callable[[], Sequence[np.ndarray]]) -> bool:
+    """Let oneDNN compute the model's linear layers; False where it then gives others: it must be loaded anew.
+
+    `vectors` gives those of some items, or their scores, by the model as it is at the call. Raises what it raises
+    (WorkerUnfit) where the model gives none before anything is changed.
+    """
+    known = vectors()
+    if not use_onednn(model):
+        return True
+    try:
+        return is_roundoff(known, vectors())
+    except WorkerUnfit:
+        return False
+
+
 def use_onednn(model: nn.Module, vendor: str | None = None) -> int:
     """Let oneDNN compute the model's linear layers where `vendor`, by default this processor's, makes that faster.
 
@@ -56,8 +73,7 @@ def use_onednn(model: nn.Module, vendor: str | None = None) -> int:
     if (_vendor() if vendor is None else vendor) not in _MEASURED or not _is_right():
         return 0
     layers = _plain_layers(model)
-    for layer, activated in _activated(model, layers):
-        _fuse(layer, *activated)
+    _fuse_activations(model, layers)
     for layer in layers:
         layer.weight = nn.Parameter(_packed(layer.weight.detach()), requires_grad=False)
         layer.__class__ = OneDnnLinear
@@ -86,17 +102,15 @@ def _is_float_here(layer: nn.Linear) -> bool:
     return layer.weight.dtype == torch.float32 and layer.weight.device.type == "cpu" and layer.weight.numel() > 0
 
 
-def _activated(
-    model: nn.Module, layers: list[nn.Linear]
-) -> Iterator[tuple[nn.Linear, tuple[nn.Module, str, nn.Module | None]]]:
-    """The layers of `layers` that an activation follows: with the module that holds both, its name, and the next."""
+def _fuse_activations(model: nn.Module, layers: list[nn.Linear]) -> None:
+    """Have those of `layers` that an activation follows apply it, where `model` has both in a form that is known."""
     known = {id(layer) for layer in layers}
-    for module in model.modules():
+    for holder in model.modules():
         for name, activation, following in _ACTIVATED:
-            layer, after = getattr(module, name, None), getattr(module, following, None) if following else None
-            if id(layer) in known and isinstance(getattr(module, activation, None), nn.Module):
+            layer, after = getattr(holder, name, None), getattr(holder, following, None) if following else None
+            if id(layer) in known and isinstance(getattr(holder, activation, None), nn.Module):
                 assert isinstance(layer, nn.Linear)
-                yield layer, (module, activation, after if id(after) in known else None)
+                _fuse(layer, holder, activation, after if id(after) in known else None)
 
 
 def _fuse(layer: nn.Linear, holder: nn.Module, activation: str, following: nn.Module | None) -> None:

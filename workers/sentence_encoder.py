@@ -27,7 +27,7 @@ from workers.canary import probe
 from workers.content import Film
 from workers.encoder import Length, OutOfMemory
 from workers.loading import Loaded
-from workers.onednn_linear import is_roundoff, use_onednn
+from workers.onednn_linear import quicken
 from workers.processor_check import check_processor
 from workers.shrinking import Shrink, shrink_of, trial_picture
 
@@ -57,8 +57,7 @@ class SentenceEncoder:
         self._model = _loaded(card, folder, device, dtype)
         self._prompt, self._task = card.default_prompt, ""
         self._template_tokens = self._measured_template()
-        known = self._check()
-        if use_onednn(self._model) and not self._still_gives(known):
+        if not quicken(self._model, self._check):
             self._model = _loaded(card, folder, device, dtype)
         # What pictures are brought to where they are decoded; None: they are left as they are.
         self.shrink = self._proved_shrink()
@@ -175,13 +174,6 @@ class SentenceEncoder:
                 raise WorkerUnfit(f"model {self._card.name} {said}, or not finite; it is not what was planned with")
             found.append(vectors)
         return found
-
-    def _still_gives(self, known: list[np.ndarray]) -> bool:
-        """Whether the model gives the same vectors with its layers replaced."""
-        try:
-            return is_roundoff(known, self._check())
-        except WorkerUnfit:
-            return False
 
     def _proved_shrink(self) -> Shrink | None:
         """The size that the processor resizes to, if a picture of that size gives the same pixels to the bit."""

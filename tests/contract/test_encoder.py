@@ -139,6 +139,6 @@ def test_a_model_that_other_layers_would_change_keeps_its_own(
             layer.weight.data = layer.weight.data[:, :-1] if is_loud else layer.weight.data * 1.1
         return len(layers)
 
-    monkeypatch.setattr("workers.sentence_encoder.use_onednn", spoil)
+    monkeypatch.setattr("workers.onednn_linear.use_onednn", spoil)
 
     assert np.allclose(encoded(load_encoder(model), items), known, atol=1e-5)
