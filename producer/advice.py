@@ -66,11 +66,10 @@ _WORDS = {
 
 def _device_bound(spent: Spent, wall: float, device: str) -> Advice:
     what = "cores" if device == CPU else "GPUs"
-    busy = f"{100 * spent.of(Step.DEVICE) / wall:.0f} %"
-    return Advice(
-        bound_by=Step.DEVICE,
-        words=f"device-bound: the model computed for {busy} of the time; more {what} would help, in proportion",
-    )
+    share = spent.of(Step.DEVICE) / wall
+    much = ", in proportion" if share >= _BUSY else ""  # what else took time, more devices do not shorten
+    words = f"device-bound: the model computed for {100 * share:.0f} % of the time; more {what} would help{much}"
+    return Advice(bound_by=Step.DEVICE, words=words)
 
 
 def _input_bound(spent: Spent, wall: float, share: str, device: str) -> Advice:
@@ -81,10 +80,11 @@ def _input_bound(spent: Spent, wall: float, share: str, device: str) -> Advice:
         return Advice(bound_by=Step.READ, words=words)
     more = _more_threads(spent.of(feeder), spent.of(Step.DEVICE), wall)
     per = "worker" if device == CPU else "GPU"
+    faster = "more or faster cores" if device == CPU else "a faster CPU, or more workers for each GPU,"
     help_ = {
         Step.FETCH: f"{more} more EMBEDMILL_LOAD_THREADS per {per}, or media nearer to the workers, would help",
         Step.DECODE: f"{more} more CPUs per {per} would help (EMBEDMILL_LOAD_THREADS)",
-        Step.PREPROCESS: f"a faster CPU, or more workers per {per}, would help",
+        Step.PREPROCESS: f"{faster} would help",
     }
     return Advice(bound_by=feeder, words=f"{feeder}-bound: the device waited {share} of the time; {help_[feeder]}")
 

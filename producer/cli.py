@@ -28,6 +28,7 @@ from producer.error_limit import ErrorLimit
 from producer.job_options import AllowUnpinned, OnlyModality, SizeName, seconds_of, takes_job
 from producer.reporting import WithReport
 from producer.spend_options import Deadline, MaxCost, Price, SpendWords, spend_words
+from schemas.counted import counted
 from schemas.errors import EmbedmillError, LimitReached, Refused
 from schemas.visible import visible, visible_lines
 
@@ -58,6 +59,7 @@ app = typer.Typer(
     epilog=EPILOG,
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},  # of every command below it too
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -283,7 +285,7 @@ def cancel(
     job, board = job_at(out), _board(broker_url)
     still = cancel_job(job, board, timeout_s=timeout)
     if still:
-        _say(f"{job.id}: cancelled; {still} shards are still in work after {timeout:.0f} s")
+        _say(f"{job.id}: cancelled; {counted(still, 'shard is', 'shards are')} still in work after {timeout:.0f} s")
         raise typer.Exit(3)
     elsewhere = "; an `embedmill run` of it ends within seconds, workers elsewhere at their next shard"
     _say(f"{job.id}: cancelled" + ("" if board else elsewhere))
@@ -536,7 +538,8 @@ def worker(
 
         serve_metrics(fleet_registry(Path(counts.name)), metrics)
     fleet = Fleet(crew, counts=Path(counts.name) if counts else None)
-    _say(f"{len(crew)} workers on {first.device} ({first.size}) serve {', '.join(first.queues)}; Ctrl-C ends them")
+    serve = f"{counted(len(crew), 'worker')} on {first.device} ({first.size}) {'serves' if len(crew) == 1 else 'serve'}"
+    _say(f"{serve} {', '.join(first.queues)}; Ctrl-C ends {'it' if len(crew) == 1 else 'them'}")
     try:
         with interruptible():
             fleet.start()

@@ -115,11 +115,15 @@ def _indexes(job: "Job", *, faiss: str, factory: str, usearch: str, modality: st
 
 
 def _lines(told: dict[str, Any]) -> list[str]:
+    from schemas.counted import counted
+
     tables = [*([told["delta"]] if "delta" in told else []), *told.get("iceberg", [])]
-    lines = [f"{t['location']}: {t['files']} files, {t['added']} of them new to the table" for t in tables]
+    lines = [f"{t['location']}: {counted(t['files'], 'file')}, {t['added']} of them new to the table" for t in tables]
     if "compact" in told:
         made = told["compact"]
         size = f"{made['size'] / 2**20:,.2f} MiB"
-        lines.append(f"{made['location']}: {made['rows']:,} rows in {made['files']} files, {size}")
+        lines.append(f"{made['location']}: {counted(made['rows'], 'row')} in {counted(made['files'], 'file')}, {size}")
     indexes = [told[name] for name in ("faiss", "usearch") if name in told]
-    return lines + [f"{i['location']}: {i['vectors']:,} vectors, {i['kind']}; ids in {i['ids']}" for i in indexes]
+    return lines + [
+        f"{i['location']}: {counted(i['vectors'], 'vector')}, {i['kind']}; ids in {i['ids']}" for i in indexes
+    ]

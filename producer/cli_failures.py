@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from storage.jobs import Job
 
 _COLUMNS = ("id", "line", "modality", "code", "stage", "message", "retryable", "uri")
+_REJECT_COLUMNS = ("line", "id", "code", "message")
 _ID = 60
 
 
@@ -19,6 +20,9 @@ def failures(
         list[str] | None, typer.Option("--code", help="Only failures with this code. Repeatable; default: all.")
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=0, help="Rows to show; 0: all.")] = 100,
+    rejects: Annotated[
+        bool, typer.Option("--rejects", help="The lines of the manifest that are no rows, instead.")
+    ] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV on stdout; no cell is a formula.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row on stdout, for scripts.")] = False,
 ) -> None:
@@ -27,6 +31,7 @@ def failures(
     \b
     embedmill failures vectors --code not_found
     embedmill failures vectors --limit 0 --csv > failures.csv
+    embedmill failures vectors --rejects
 
     Rows that a retry has settled are not among them. Messages never hold a row's content.
     """
@@ -34,35 +39,51 @@ def failures(
     import sys
 
     from producer.cli import job_at
+    from schemas.counted import counted
 
     if as_csv and as_json:
         raise typer.BadParameter("--csv and --json both write to stdout; leave one away")
-    found = _found(job_at(out), code or [])
+    job, names = job_at(out), _REJECT_COLUMNS if rejects else _COLUMNS
+    found = _of_codes(_rejects(job) if rejects else _failed(job), code or []).sort_by("line")
     shown = found.slice(0, limit) if limit else found
-    rows: list[dict[str, Any]] = shown.select(list(_COLUMNS)).to_pylist()  # Any: as Arrow gives them
+    rows: list[dict[str, Any]] = shown.select(list(names)).to_pylist()  # Any: as Arrow gives them
     if as_json:
         for row in rows:
             print(json.dumps(row))
     elif as_csv:
-        _write_csv(rows)
+        _write_csv(rows, names)
     elif rows:
         print("\n".join(_lines(rows)))
     if not as_json and not as_csv:
         of = f", the first {len(rows):,} of them here; --limit 0 shows all" if len(rows) < found.num_rows else ""
-        print(f"{found.num_rows:,} rows failed{of}" if found.num_rows else "no row failed", file=sys.stderr)
+        told = counted(found.num_rows, "line is no row", "lines are no rows") if rejects else ""
+        told = told or counted(found.num_rows, "row failed", "rows failed")
+        none = "every line is a row" if rejects else "no row failed"
+        none = f"{'no line' if rejects else 'no row'} with {', '.join(code)}" if code else none
+        print(f"{told}{of}" if found.num_rows else none, file=sys.stderr)
 
 
-def _found(job: "Job", codes: list[str]) -> "pa.Table":
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
+def _failed(job: "Job") -> "pa.Table":
     from producer.outcomes import published_files
     from storage.failures import open_failures
 
-    found = open_failures(job, [file.footer for file in published_files(job)])
-    if codes:
-        found = found.filter(pc.is_in(found["code"], pa.array(codes)))
-    return found.sort_by("line")
+    return open_failures(job, [file.footer for file in published_files(job)])
+
+
+def _rejects(job: "Job") -> "pa.Table":
+    """The lines that are no rows; an id is null where a line has none."""
+    from storage.parquet import read_parquet
+    from storage.plans import REJECTS_SCHEMA
+
+    key = job.rounds()[0].rejects_file
+    return REJECTS_SCHEMA.empty_table() if key is None else read_parquet(job.store, key)
+
+
+def _of_codes(table: "pa.Table", codes: list[str]) -> "pa.Table":
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return table.filter(pc.is_in(table["code"], pa.array(codes))) if codes else table
 
 
 def _lines(rows: list[dict[str, Any]]) -> list[str]:
@@ -70,7 +91,7 @@ def _lines(rows: list[dict[str, Any]]) -> list[str]:
     from schemas.redaction import redact
     from schemas.visible import visible
 
-    ids = [visible(row["id"]) for row in rows]
+    ids = [visible(row["id"] or "") for row in rows]
     ids = [id_ if len(id_) <= _ID else f"{id_[: _ID - 1]}…" for id_ in ids]
     width, wide = max(map(len, ids)), max(len(row["code"]) for row in rows)
     return [
@@ -79,12 +100,12 @@ def _lines(rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _write_csv(rows: list[dict[str, Any]]) -> None:
+def _write_csv(rows: list[dict[str, Any]], names: tuple[str, ...]) -> None:
     import csv
     import sys
 
     from schemas.visible import cell
 
     writer = csv.writer(sys.stdout, quoting=csv.QUOTE_ALL, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    writer.writerows([cell("" if row[name] is None else str(row[name])) for name in _COLUMNS] for row in rows)
+    writer.writerow(names)
+    writer.writerows([cell("" if row[name] is None else str(row[name])) for name in names] for row in rows)

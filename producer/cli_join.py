@@ -173,11 +173,13 @@ class Lines:
         self._last = 0.0
 
     def __call__(self, stage: str, done: int, panels: int, pairs: int) -> None:
+        from schemas.counted import counted
+
         now = time.monotonic()
         if now - self._last > _LINE_EVERY_S:
             self._last = now
-            told = f", {pairs:,} pairs" if pairs else ""
-            print(f"{stage}: {done} of {panels} panels{told}", file=sys.stderr, flush=True)
+            told = f", {counted(pairs, 'pair')}" if pairs else ""
+            print(f"{stage}: {done} of {counted(panels, 'panel')}{told}", file=sys.stderr, flush=True)
 
 
 def spreading(

@@ -146,7 +146,9 @@ def _short(text: str) -> str:
 
 
 def _summary(job: "Job", role: str, found: "Found") -> str:
-    said = f"{job.id}: cosine over {found.vectors:,} vectors of model {job.record.spec.model}"
+    from schemas.counted import counted
+
+    said = f"{job.id}: cosine over {counted(found.vectors, 'vector')} of model {job.record.spec.model}"
     if role:
         said += f", asked as {role}"
     if found.stored not in ("float32", "float16"):

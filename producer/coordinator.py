@@ -19,6 +19,7 @@ from producer.task_queue import TaskQueue
 from producer.turns import Turns
 from producer.waiting import Waiting
 from producer.work import Work
+from schemas.counted import counted
 from schemas.errors import BrokerError, Stopped, StoreError
 from schemas.message import ShardMessage
 from schemas.presence import WorkerPresence
@@ -286,7 +287,9 @@ class Coordinator:
         workers.append(report.worker)
         self._say_once(report)
         if len(workers) >= MAX_ERRORS and (self._tried_by_others(workers) or len(workers) >= MOST_ERRORS):
-            raise Stopped(f"stopped: shard {report.shard} failed {len(workers)} times, at last with {report.error}")
+            raise Stopped(
+                f"stopped: shard {report.shard} failed {counted(len(workers), 'time')}, at last with {report.error}"
+            )
         self._put_off(report.shard, min(2.0 ** len(workers), LONGEST_PAUSE_S))
 
     def _tried_by_others(self, workers: list[str]) -> bool:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 
+from schemas.counted import counted
 from schemas.parsed_json import parsed_json
 
 #: Rows that have an outcome before their share of failures says anything.
@@ -19,10 +20,12 @@ class ErrorLimit:
     def exceeded(self, failed: int, done: int) -> str:
         """Why a job with so many failures among the rows that are done stops; "" where it goes on."""
         if self.rows and failed > self.rows:
-            return f"{failed:,} rows failed, more than the {self.rows:,} of --max-errors"
+            return f"{counted(failed, 'row')} failed, more than the {self.rows:,} of --max-errors"
         if done >= _ENOUGH_ROWS and failed > self.rate * done:
             share = f"{100 * failed / done:.1f} %"
-            return f"{failed:,} of {done:,} rows failed, {share}: more than the {self.rate:g} of --max-error-rate"
+            return (
+                f"{failed:,} of {counted(done, 'row')} failed, {share}: more than the {self.rate:g} of --max-error-rate"
+            )
         return ""
 
     def to_json(self, **others: object) -> bytes:

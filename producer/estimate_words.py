@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from producer.duration import duration
+from schemas.counted import counted
 from schemas.rates import Source
 
 _KNOWN_FROM = {
@@ -20,14 +21,14 @@ def estimate_lines(estimate: Mapping[str, Any] | None) -> list[str]:
     if estimate is None:
         return []
     low, likely, high = estimate["seconds"]
-    what = "cores" if estimate["size"] == "cpu" else f"{estimate['size']}s"
+    what = counted(estimate["workers"], "core" if estimate["size"] == "cpu" else estimate["size"])
     lines = [
-        f"  work      {queue['queue']}: {queue['rows']:,} rows, {queue['shards']:,} shards, "
+        f"  work      {queue['queue']}: {counted(queue['rows'], 'row')}, {counted(queue['shards'], 'shard')}, "
         f"{duration(queue['worker_s'])} of one worker"
         for queue in estimate["queues"]
     ]
     lines.append(
-        f"  takes     about {duration(likely)} on {estimate['workers']} {what}, {duration(low)} to {duration(high)}; "
+        f"  takes     about {duration(likely)} on {what}, {duration(low)} to {duration(high)}; "
         f"{_KNOWN_FROM[Source(estimate['source'])]}"
     )
     lines.append(f"  writes    about {estimate['output_bytes'] / 2**20:,.1f} MiB")

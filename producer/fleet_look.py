@@ -9,6 +9,7 @@ from producer.board import Board
 from producer.outcomes import PublishedFile, published_files
 from producer.screen import Words
 from producer.status import JobState, JobStatus, job_status
+from schemas.counted import counted
 from schemas.errors import BrokerError, EmbedmillError
 from schemas.presence import WorkerPresence
 from storage.jobs import Job
@@ -48,7 +49,7 @@ class JobLook:
             return ""
         workers = max((queue.workers or 0 for queue in self.status.queues), default=0)
         known = any(queue.workers is not None for queue in self.status.queues)
-        whose = f"with {workers} workers" if workers else "and no worker serves it" if known else ""
+        whose = f"with {counted(workers, 'worker')}" if workers else "and no worker serves it" if known else ""
         return f"nothing new for {self.idle_s:.0f} s {whose}".rstrip()
 
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from producer.duration import duration
 from producer.fleet_look import FleetLook, JobLook
+from schemas.counted import counted
 from schemas.failures import one_line
 from schemas.redaction import redact
 
@@ -47,7 +48,7 @@ def _job(job: JobLook) -> "RenderableType":
         ("━" * filled, "green"),
         ("━" * (_BAR - filled), "bright_black"),
         f" {100 * share:5.1f} %  {job.done:,} of {status.rows:,} {job.words.rows}, "
-        f"{status.published} of {status.shards} shards",
+        f"{status.published:,} of {counted(status.shards, 'shard')}",
     )
     lines = [head, bar, _speed(job)]
     if status.failures:

@@ -23,6 +23,7 @@ from producer.manifest_source import Source, changed, manifest_errors, open_sour
 from producer.parquet_records import NOT_UTF8, column_values
 from producer.records import Line, Record, broken_line, line_pieces
 from producer.tar_records import compressed, is_tar, open_folder_of_tars, open_tars
+from schemas.counted import counted
 from schemas.errors import ManifestError
 from schemas.failures import Reject, one_line
 from schemas.redaction import redact
@@ -235,7 +236,7 @@ def _csv_line(number: int, fields: list[str] | Reject, columns: tuple[str, ...])
     if isinstance(fields, Reject):
         return number, fields
     if len(fields) != len(columns):
-        return number, broken_line(number, f"the line has {len(fields)} fields, the header {len(columns)}")
+        return number, broken_line(number, f"the line has {counted(len(fields), 'field')}, the header {len(columns)}")
     return number, dict(zip(columns, fields, strict=True))
 
 
@@ -288,6 +289,6 @@ def _open_folder(location: str) -> Manifest:
         others += 1
     if any(version is not None for _, version in files_below(location, is_tar)):
         return open_folder_of_tars(location)
-    found = f"none of the {others:,} files below it is a medium" if others else "there is no file below it"
+    found = f"none of the {counted(others, 'file')} below it is a medium" if others else "there is no file below it"
     endings = ", ".join(MODALITY_BY_EXTENSION)
     raise ManifestError(f"{redact(location)} is no manifest: {found}; media end in {endings}, webdatasets in tar")

@@ -13,6 +13,7 @@ from producer.pair_sides import Side
 from producer.parsing import kept_values, parsed_id
 from producer.planner import MAX_SHARD_BYTES, MAX_SHARD_ROWS, PROGRESS_ROWS, RAMP
 from producer.records import Record
+from schemas.counted import counted
 from schemas.errors import ManifestError, Refused
 from schemas.failures import FailureCode, Reject, RejectCode
 from schemas.job import JobSpec, PlanRecord
@@ -213,7 +214,8 @@ def _require_rows(
     if not writer.rows:
         why = "it is empty; add some"
         if first is not None:
-            why = f"{writer.rejects:,} lines were rejected, the first on line {first.line}: {first.message}"
+            rejected = f"{counted(writer.rejects, 'line was', 'lines were')} rejected"
+            why = f"{rejected}, the first on line {first.line}: {first.message}"
         raise ManifestError(f"{pairs.name} has no pairs: {why}")
     if writer.empty_columns and pairs.columns is None:  # a header would have told before
         names = ", ".join(sorted(name.removeprefix("keep.") for name in writer.empty_columns))

@@ -8,6 +8,7 @@ import pyarrow as pa
 from producer.shard_proof import DAMAGE, ShardTask, first_line
 from producer.snapshot import Snapshot
 from producer.verdict import Verdict, digest_of
+from schemas.counted import counted
 from schemas.job import PlanRecord
 from schemas.recipe import OutputType
 from schemas.sealed import unsealed
@@ -45,7 +46,7 @@ class PlanProof:
                 elif plan.round == 0:
                     self._verdict.missing += entry.rows
         if twice := len(ids.duplicates()):
-            self._verdict.blame(f"{plan.index}: {twice} ids are planned more than once")
+            self._verdict.blame(f"{plan.index}: {counted(twice, 'id is', 'ids are')} planned more than once")
 
     def ranges_sha256(self) -> str:
         """The digest of the ranges of int8 vectors; "" where there are none."""

@@ -14,6 +14,7 @@ from producer.manifest import FileManifest, Manifest
 from producer.parsing import RowParser, one_for_each, require_columns
 from producer.records import Line
 from producer.reuse import ReusedTexts
+from schemas.counted import counted
 from schemas.errors import ManifestError
 from schemas.failures import FailureCode, Reject, RejectCode
 from schemas.job import JobSpec, PlanRecord
@@ -210,7 +211,8 @@ def _published(
 def _why_no_rows(writer: PlanWriter, read: _Read) -> str:
     if read.first_reject is not None:
         first = read.first_reject
-        return f"{writer.rejects:,} lines were rejected, the first on line {first.line}: {first.message}"
+        rejected = f"{counted(writer.rejects, 'line was', 'lines were')} rejected"
+        return f"{rejected}, the first on line {first.line}: {first.message}"
     return f"{read.skipped:,} are of other modalities than --modality" if read.skipped else "it is empty; add some"
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from producer.coordinator import Progress
 from producer.duration import duration
+from schemas.counted import counted
 from schemas.failures import one_line
 from schemas.model_cards import Kind
 from schemas.visible import visible_lines
@@ -118,7 +119,7 @@ class LineScreen:
         done = f"{progress.rows_done:,}/{progress.rows:,} {self._words.rows}"
         line = (
             f"{done}, {progress.published}/{progress.shards} shards, "
-            f"{progress.failed} failed, {progress.workers} workers, {rate}"
+            f"{progress.failed} failed, {counted(progress.workers, 'worker')}, {rate}"
         )
         self.say(self._prefix + (f"{line} ({one_line(progress.note)})" if progress.note else line))
 
@@ -162,7 +163,7 @@ class TerminalScreen:
         self._bar.update(self._task, completed=rows)
 
     def show(self, progress: Progress) -> None:
-        words = [self._rate.words(progress), f"{progress.workers} workers"]
+        words = [self._rate.words(progress), counted(progress.workers, "worker")]
         if progress.failed:
             words.append(f"{progress.failed} failed")
         if progress.note:

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from producer.duration import duration
 from producer.outcomes import published_files
+from schemas.counted import counted
 from schemas.errors import LimitReached
 from schemas.parsed_json import parsed_json
 from schemas.spent import Step
@@ -68,7 +69,7 @@ class Spending:
         why = self._exceeded()
         if why and left > len(self._in_work):
             raise LimitReached(
-                f"stopped: {why}, with {left:,} shards left; the same command with a higher limit goes on"
+                f"stopped: {why}, with {counted(left, 'shard')} left; the same command with a higher limit goes on"
             )
 
     @property

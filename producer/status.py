@@ -14,6 +14,7 @@ from producer.estimate import read_estimate
 from producer.job_receipt import receipt_of, written_receipt
 from producer.outcomes import Outcomes, PublishedFile, count_outcomes, listed_outcomes, published_files
 from producer.progress_note import MANY_SHARDS, read_note
+from schemas.counted import counted
 from schemas.errors import BrokerError, StoreError
 from schemas.job import PlanRecord
 from schemas.parsed_json import parsed_json
@@ -259,7 +260,7 @@ def _unserved(queue: QueueStatus, status: JobStatus) -> str:
     size = queue.queue.rpartition(".")[2]
     device = "a processor" if size == CPU else f"a GPU of {GIB[size]} GiB or more"
     return (
-        f"{queue.shards_left} shards wait for {queue.queue}, which no live worker serves: "
+        f"{counted(queue.shards_left, 'shard waits', 'shards wait')} for {queue.queue}, which no live worker serves: "
         f"{status.model} needs {device}; start one there with `embedmill worker`"
     )
 

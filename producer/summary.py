@@ -14,6 +14,7 @@ from producer.finish import glob_escaped
 from producer.receipt_words import receipt_lines
 from producer.screen import Words
 from producer.status import JobState, JobStatus
+from schemas.counted import counted
 from schemas.failures import RETRYABLE
 from schemas.model_cards import Kind
 
@@ -33,14 +34,15 @@ def summary_lines(status: JobStatus, *, seconds: float | None, done_now: int, se
     ]
     if status.rejects:
         lines.append(
-            f"  rejects   {status.rejects:,} lines that are no rows: {_short(status.location)}/plan/rejects-*.parquet"
+            f"  rejects   {_no_rows(status.rejects)}; which, and why: "
+            f"embedmill failures --rejects {shlex.quote(_short(status.location))}"
         )
     lines += _left_out(status)
     lines += [*receipt_lines(status.receipt), *comparison_lines(status.receipt)]
     if seconds is not None and done_now:
         rate = f"{done_now / max(seconds, 1e-9):,.1f} {Words.of(status.kind).rows}/s"
         lines.append(f"  took      {duration(seconds)}, {rate}, all included")
-    lines.append(f"  output    {_short(status.location)}/data ({status.file_bytes / 2**20:,.1f} MiB)")
+    lines.append(f"  output    {_short(status.location)}/data ({_size(status.file_bytes)})")
     lines += _report(status)
     if status.vectors:
         lines += ["", "Look at it:", f"  {duckdb_command(status)}"]
@@ -57,7 +59,8 @@ def duckdb_command(status: JobStatus) -> str:
     sql = f"SELECT modality, count(*) AS {_noun(status)}s FROM '{glob}/data/**/*.parquet' GROUP BY ALL"  # noqa: S608
     if shutil.which("duckdb"):
         return f"duckdb -c {_quoted(sql)}"
-    return f"{shlex.quote(_short(sys.executable))} -c {_quoted(f'import duckdb; print(duckdb.sql({sql!r}))')}"
+    quoted = repr(sql) if "'''" in sql else f"'''{sql}'''"  # no double quotes: these are the shell's
+    return f"{shlex.quote(_short(sys.executable))} -c {_quoted(f'import duckdb; print(duckdb.sql({quoted}))')}"
 
 
 def _quoted(words: str) -> str:
@@ -80,27 +83,32 @@ def status_lines(status: JobStatus) -> list[str]:
     share = f"{100 * done / status.rows:.1f} %" if status.rows else "-"
     lines = [
         f"{status.job}: {status.state}",
-        f"  {rows:10}{done:,} of {status.rows:,} done ({share}), {status.published} of {status.shards} shards",
+        f"  {rows:10}{done:,} of {status.rows:,} done ({share}), "
+        f"{status.published} of {counted(status.shards, 'shard')}",
         _made(status),
         *_origins(status),
         f"  failures  {status.failed:,}{_by_code(status)}",
         f"  rejects   {status.rejects:,}",
         *_left_out(status),
         f"  model     {status.model} (space {status.space})",
-        f"  output    {_short(status.location)}/data ({status.file_bytes / 2**20:,.1f} MiB)",
+        f"  output    {_short(status.location)}/data ({_size(status.file_bytes)})",
         *_report(status),
     ]
     lines += receipt_lines(status.receipt)
     lines += estimate_lines(status.estimate) if status.state is JobState.PLANNED else comparison_lines(status.receipt)
     for queue in status.queues:
-        seen = "" if queue.workers is None else f", {queue.waiting} messages waiting, {queue.workers} workers"
-        lines.append(f"  queue     {queue.queue}: {queue.shards_left} shards left{seen}")
+        seen = (
+            "" if queue.workers is None else f", {_messages(queue.waiting)} waiting, {counted(queue.workers, 'worker')}"
+        )
+        lines.append(f"  queue     {queue.queue}: {counted(queue.shards_left, 'shard')} left{seen}")
     return lines + [f"  note      {note}" for note in status.notes]
 
 
 def _headline(status: JobStatus) -> str:
     if status.state is not JobState.FINISHED:
-        return f"{status.job}: {status.state}, {status.left:,} rows left"
+        return (
+            f"{status.job}: {status.state}, {counted(status.left, 'pair' if _noun(status) == 'score' else 'row')} left"
+        )
     if status.failed or status.rejects:
         return f"{status.job}: finished, with failures"
     return f"{status.job}: finished, every {'pair' if _noun(status) == 'score' else 'row'} has a {_noun(status)}"
@@ -122,15 +130,30 @@ def _origins(status: JobStatus) -> list[str]:
     lines = []
     if status.reusable:
         saved = duration(status.reuse_saves_s)
-        lines.append(f"  reuse     {status.reusable:,} texts are in earlier jobs, which saves about {saved} of a core")
+        known = counted(status.reusable, "text is", "texts are")
+        lines.append(f"  reuse     {known} in earlier jobs, which saves about {saved} of a core")
     if status.equal or status.reused:
         taken = f"{status.equal:,} equal to others, {status.reused:,} from earlier jobs"
-        lines.append(f"  computed  {status.computed:,} rows; {taken}")
+        lines.append(f"  computed  {counted(status.computed, 'row')}; {taken}")
     return lines
 
 
+def _size(bytes_: int) -> str:
+    return f"{bytes_ / 2**20:,.1f} MiB" if bytes_ >= 2**20 / 10 else f"{bytes_ / 2**10:,.1f} KiB"
+
+
+def _no_rows(rejects: int) -> str:
+    return counted(rejects, "line that is no row", "lines that are no rows")
+
+
+def _messages(waiting: int | None) -> str:
+    return "? messages" if waiting is None else counted(waiting, "message")
+
+
 def _left_out(status: JobStatus) -> list[str]:
-    return [f"  left out  {status.left_out:,} files whose endings are of no medium"] if status.left_out else []
+    if not status.left_out:
+        return []
+    return [f"  left out  {counted(status.left_out, 'file whose ending is', 'files whose endings are')} of no medium"]
 
 
 def _report(status: JobStatus) -> list[str]:

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from schemas.counted import counted
 from schemas.job import PlanRecord
 
 #: Findings beyond these are counted and not listed.
@@ -71,16 +72,20 @@ class Verdict:
 
     def lines(self, job: str) -> list[str]:
         """What `embedmill verify` prints: the verdict in one line, then the problems."""
-        counts = f"{self.rows:,} rows, {self.vectors:,} {self.made}, {self.failures:,} failures, {self.files:,} files"
+        made = self.made.removesuffix("s") if self.vectors == 1 else self.made
+        counts = (
+            f"{counted(self.rows, 'row')}, {self.vectors:,} {made}, {counted(self.failures, 'failure')}, "
+            f"{counted(self.files, 'file')}"
+        )
         more = self.problem_count - len(self.problems)
         unlisted = [f"  and {more:,} more"] if more else []
         return [f"{job}: {counts}: {self._words()}", *(f"  {problem}" for problem in self.problems), *unlisted]
 
     def _words(self) -> str:
         if not self.ok:
-            return "1 problem" if self.problem_count == 1 else f"{self.problem_count:,} problems"
+            return counted(self.problem_count, "problem")
         if self.missing:
-            return f"{self.missing:,} rows have no outcome yet"
+            return f"{counted(self.missing, 'row has', 'rows have')} no outcome yet"
         if self.unended:
             return f"each row has exactly one outcome, and {' and '.join(self.unended)} has not ended; run it again"
         return "each row has exactly one outcome"

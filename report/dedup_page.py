@@ -14,7 +14,8 @@ from report.html import Html, joined, tag
 from report.page import Page, Section, paragraphs
 from report.provenance import facts_table
 from report.sides import Side
-from report.words import counted, share
+from report.words import share
+from schemas.counted import counted
 from schemas.dedup import DedupRecord
 from schemas.parsed_json import parsed_json
 from schemas.redaction import redact
@@ -137,7 +138,7 @@ def _provenance(record: DedupRecord, store: Store) -> Section:
     rows = [
         ("dedup", record.id),
         ("made", record.created_at),
-        ("rows", f"{redact(source.location)} ({source.rows:,} rows of {source.dim} dimensions)"),
+        ("rows", f"{redact(source.location)} ({counted(source.rows, 'row')} of {source.dim} dimensions)"),
         ("model", redact(source.model)),
         ("space", source.space),
         ("files, sha256", source.digest),

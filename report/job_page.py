@@ -18,7 +18,8 @@ from report.provenance import provenance
 from report.row_book import RowBook
 from report.timeline import Timeline, timeline_of
 from report.vectors_part import vector_sections
-from report.words import counted, lasting, moment, number, share, size
+from report.words import lasting, moment, number, share, size
+from schemas.counted import counted
 from schemas.failures import RETRYABLE
 from schemas.redaction import redact
 from schemas.rows import ManifestRow
@@ -85,7 +86,7 @@ def _tiles(facts: JobFacts, noun: str) -> list[tuple[str, str, str]]:
         (
             "Pairs" if noun == "score" else "Rows",
             f"{status.rows:,}",
-            f"{status.rejects:,} lines rejected" if status.rejects else "",
+            f"{counted(status.rejects, 'line')} rejected" if status.rejects else "",
         ),
         (f"{noun.capitalize()}s", f"{status.vectors:,}", of),
         ("Failures", f"{status.failed:,}", share(status.failed, status.rows) if status.failed else ""),
@@ -127,10 +128,19 @@ def rows_section(facts: JobFacts, noun: str) -> Section:
         f"{counted(status.reused, 'row')} took the vectors of earlier jobs." if status.reused else None,
         f"{counted(status.retries, 'retry', 'retries')} of failed rows." if status.retries else None,
         f"{status.vectors:,} vectors: rows are cut into segments." if status.vectors > status.rows_ok else None,
-        f"{status.skipped:,} rows of other modalities were skipped." if status.skipped else None,
-        f"{status.left_out:,} files were left out: their endings are of no medium." if status.left_out else None,
+        f"{counted(status.skipped, 'row')} of other modalities {'was' if status.skipped == 1 else 'were'} skipped."
+        if status.skipped
+        else None,
+        _left_out(status.left_out),
     ]
     return Section(name="rows", title="Rows", body=joined(chart, paragraphs(*more)))
+
+
+def _left_out(files: int) -> str | None:
+    if not files:
+        return None
+    ending = "file was left out: its ending is" if files == 1 else "files were left out: their endings are"
+    return f"{files:,} {ending} of no medium."
 
 
 def _told(ok: int, failed: int, left: int, noun: str) -> str:

@@ -12,7 +12,8 @@ from report.pairs_part import Found, Group, PairNames, PairSample, sample_pairs,
 from report.provenance import facts_table
 from report.published import spread
 from report.sides import Side
-from report.words import counted, share, size
+from report.words import share, size
+from schemas.counted import counted
 from schemas.join import JoinRecord, JoinSide, PanelFooter
 from schemas.redaction import redact
 from schemas.rows import ManifestRow
@@ -39,7 +40,7 @@ def join_page(store: Store, asked: Asked) -> Page:
     state = (
         "Finished" if finished else f"Not finished: {len(files):,} of {counted(record.spec.panels, 'panel')} are done"
     )
-    of = f"{record.spec.left.rows:,} left rows and {record.spec.right.rows:,} right rows"
+    of = f"{counted(record.spec.left.rows, 'left row')} and {counted(record.spec.right.rows, 'right row')}"
     with_pairs, looked = sum(map(len, sample.per_left)), sum(f.rows for f in footers)
     return Page(
         title=record.id,
@@ -98,7 +99,8 @@ def _provenance(record: JoinRecord, footers: list[PanelFooter], store: Store) ->
     spec = record.spec
     sampled = sum(f.sampled for f in footers)
     recall = (
-        f"{sum(f.recall_sum for f in footers) / sampled:.4f} of the exact pairs, measured on {sampled:,} left rows"
+        f"{sum(f.recall_sum for f in footers) / sampled:.4f} of the exact pairs, "
+        f"measured on {counted(sampled, 'left row')}"
         if sampled
         else ""
     )
@@ -120,7 +122,7 @@ def _provenance(record: JoinRecord, footers: list[PanelFooter], store: Store) ->
 
 def _side_rows(name: str, side: JoinSide) -> list[tuple[str, str]]:
     return [
-        (f"{name}", f"{redact(side.location)} ({side.rows:,} rows of {side.dim} dimensions)"),
+        (f"{name}", f"{redact(side.location)} ({counted(side.rows, 'row')} of {side.dim} dimensions)"),
         (f"{name}: model", redact(side.model)),
         (f"{name}: space", side.space),
         (f"{name}: files, sha256", side.digest),

@@ -10,7 +10,8 @@ from report.cards import Cards, is_text
 from report.charts import Bar, Curve, Mark, bars, figure, histogram, legend, table
 from report.html import Html, joined, tag
 from report.page import Section, paragraphs
-from report.words import counted, number
+from report.words import number
+from schemas.counted import counted
 from schemas.rows import ManifestRow
 
 #: Pairs that are read, left rows that are shown, and right rows of each.
@@ -99,7 +100,9 @@ def _group(pairs: pa.Table, names: PairNames, shard: int) -> Group:
 def score_section(sample: PairSample, names: PairNames, *, of: int, marks: Sequence[Mark], more: str) -> Section:
     """The histogram of scores, and of those of each left row's best pair."""
     scores, best = sample.all_of(sample.scores), sample.all_of(sample.best)
-    read = f"Of {sample.read:,} of {of:,} pairs, spread evenly." if sample.read < of else f"Of all {of:,} pairs."
+    read = (
+        f"Of {sample.read:,} of {of:,} pairs, spread evenly." if sample.read < of else f"Of all {counted(of, 'pair')}."
+    )
     if not len(scores):
         return Section(name="scores", title="Scores", body=paragraphs("No pair has a score.", more))
     low, high = float(scores.min()), float(scores.max())

@@ -30,7 +30,7 @@ from report.projection import has_umap, pca, umap
 from report.published import PublishedVectors
 from report.row_book import RowBook
 from report.scatter import Category, scatter
-from report.words import counted
+from schemas.counted import counted
 from schemas.rows import ManifestRow, Modality
 
 #: Points of a map, pictures among them, and characters of a text that goes with one.
@@ -126,7 +126,7 @@ def _planned(book: RowBook, look: _Look) -> dict[str, ManifestRow]:
 def _sampled(pools: Sequence[Pool]) -> str:
     """How many rows were looked at, in words."""
     parts = [
-        f"all {len(p.rows):,} {p.modality} vectors"
+        f"all {counted(len(p.rows), f'{p.modality} vector')}"
         if p.is_all
         else f"{len(p.rows):,} of {p.of:,} {p.modality} vectors, drawn at random"
         for p in pools

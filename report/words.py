@@ -39,11 +39,6 @@ def moment(seconds: float) -> str:
     return told.strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def counted(count: int, one: str, many: str = "") -> str:
-    """`1 row`, `2 rows`."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
 def lasting(seconds: float) -> str:
     """A time; below ten seconds to a tenth."""
     return f"{seconds:.1f} s" if 0 < seconds < 10 else duration(seconds)

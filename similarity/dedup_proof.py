@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.counted import counted
 from schemas.dedup import DedupRecord
 from schemas.errors import EmbedmillError, StoreError
 from schemas.shard import FOOTER_KEY
@@ -37,9 +38,12 @@ class DedupVerdict:
 
     def lines(self) -> list[str]:
         """What is proved, or what is wrong."""
-        told = f"{self.dedup}: {self.files} files, {self.kept:,} of {self.rows:,} rows kept"
+        told = f"{self.dedup}: {counted(self.files, 'file')}, {self.kept:,} of {self.rows:,} rows kept"
         if self.problems:
-            return [f"{told}: {len(self.problems)} problems", *(f"  {problem}" for problem in self.problems[:20])]
+            return [
+                f"{told}: {counted(len(self.problems), 'problem')}",
+                *(f"  {problem}" for problem in self.problems[:20]),
+            ]
         return [f"{told}: each byte as it was written" + ("" if self.published else "; it has not ended")]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from schemas.counted import counted
 from schemas.dedup import DedupSpec
 from schemas.errors import Refused
 from schemas.redaction import redact
@@ -54,8 +55,9 @@ class Deduped:
         """What happened, in one line."""
         tally = self.tally
         told = (
-            f"{tally.dedup}: {tally.rows:,} rows, {tally.kept:,} kept; left out {self._exact:,} exact and "
-            f"{self._near:,} near copies (cosine >= {self.threshold:g}) in {tally.clusters:,} clusters; {self.out}"
+            f"{tally.dedup}: {counted(tally.rows, 'row')}, {tally.kept:,} kept; left out {self._exact:,} exact and "
+            f"{counted(self._near, 'near copy', 'near copies')} (cosine >= {self.threshold:g}) in "
+            f"{counted(tally.clusters, 'cluster')}; {self.out}"
         )
         return told + ("; all of it was there before" if self.was_done else f"; {self.seconds:.1f} s")
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.columns import START
+from schemas.counted import counted
 from schemas.errors import EmbedmillError, StoreError
 from schemas.join import JoinRecord, PanelFooter
 from schemas.sealed import unsealed
@@ -42,9 +43,12 @@ class JoinVerdict:
 
     def lines(self) -> list[str]:
         """What is proved, or what is wrong."""
-        told = f"{self.join}: {self.pairs:,} pairs in {self.published} of {self.panels} panels"
+        told = f"{self.join}: {counted(self.pairs, 'pair')} in {self.published} of {counted(self.panels, 'panel')}"
         if self.problems:
-            return [f"{told}: {len(self.problems)} problems", *(f"  {problem}" for problem in self.problems[:20])]
+            return [
+                f"{told}: {counted(len(self.problems), 'problem')}",
+                *(f"  {problem}" for problem in self.problems[:20]),
+            ]
         return [f"{told}: each rank, score and byte as it was written", *([self.scores] if self.scores else [])]
 
 

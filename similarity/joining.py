@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from schemas.counted import counted
 from schemas.errors import Refused
 from similarity.join import Join, Progress, pin
 from similarity.join_request import JoinRequest, plan_join, require_room
@@ -36,7 +37,8 @@ class Joined:
     def line(self) -> str:
         """What happened, in one line."""
         compared = self.left_rows * self.right_rows
-        told = f"{self.join}: {self.pairs:,} pairs of {self.left_rows:,} x {self.right_rows:,} rows in {self.out}/data"
+        of = f"{self.left_rows:,} x {self.right_rows:,} rows"
+        told = f"{self.join}: {counted(self.pairs, 'pair')} of {of} in {self.out}/data"
         if self.threshold is not None:
             told += f", scores of {self.threshold:.4g} and more"
         if self.recall is not None:

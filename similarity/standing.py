@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from schemas.counted import counted
 from schemas.dedup import DedupRecord
 from schemas.join import JoinRecord, PanelFooter
 from schemas.redaction import redact
@@ -33,7 +34,7 @@ class Standing:
     def lines(self) -> list[str]:
         """The same for people."""
         of = "" if self.panels is None else f" of {self.panels:,}"
-        before = f", {self.prepared:,} objects of what comes before them" if self.prepared else ""
+        before = f", {counted(self.prepared, 'object')} of what comes before them" if self.prepared else ""
         return [
             f"{self.id}: {'finished' if self.finished else 'unfinished; the command that began it goes on with it'}",
             f"  panels    {self.panels_done:,}{of} done{before}",

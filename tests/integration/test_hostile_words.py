@@ -60,13 +60,30 @@ def test_the_report_of_hostile_rows_has_our_elements_alone(out: Path) -> None:
     assert SCRIPT in page.text
 
 
-@pytest.mark.parametrize("command", ["status", "watch", "verify", "failures"])
+@pytest.mark.parametrize("command", ["status", "watch", "verify", "failures", "failures --rejects"])
 def test_commands_say_hostile_words_without_effect(out: Path, command: str) -> None:
     """No command writes a character that a terminal obeys, whatever the job and its folder hold."""
-    done = embedmill(command, out)
+    done = embedmill(*command.split(), out)
 
     assert done.returncode in (0, 1), done.stderr
     assert_harmless(command, done)
+
+
+def test_lines_that_are_no_rows_are_listed(out: Path) -> None:
+    """With line, id, code and why, for people, for spreadsheets and for scripts; --code chooses among them."""
+    people, sheet, script, none = (
+        embedmill("failures", out, "--rejects", *more) for more in ((), ("--csv",), ("--json",), ("--code", "no_such"))
+    )
+
+    told = [json.loads(line) for line in script.stdout.splitlines()]
+    rows = list(csv.reader(io.StringIO(sheet.stdout)))
+    assert len(told) > 1
+    assert rows[0] == ["line", "id", "code", "message"] == list(told[0])
+    assert [int(row[0]) for row in rows[1:]] == [row["line"] for row in told]
+    assert people.stderr == f"{len(told)} lines are no rows\n"
+    assert len(people.stdout.splitlines()) == len(told)
+    assert (none.stdout, none.stderr) == ("", "no line with no_such\n")
+    assert_harmless("failures --rejects --csv", sheet)
 
 
 def test_a_search_shows_hostile_rows_without_effect(out: Path) -> None:

@@ -164,11 +164,12 @@ def test_verify_proves_the_receipt(tmp_path: Path, damage: str) -> None:
 @pytest.mark.parametrize(
     ("seconds", "device", "bound_by", "words"),
     [
-        ({"device": 90}, "cpu", "device", "more cores would help"),
-        ({"device": 40, "input_wait": 35}, "cuda:0", "device", "more GPUs would help"),
+        ({"device": 90}, "cpu", "device", "more cores would help, in proportion"),
+        ({"device": 40, "input_wait": 35}, "cuda:0", "device", "40 % of the time; more GPUs would help"),
         ({"device": 20, "input_wait": 75, "decode": 100}, "cuda:0", "decode", "4 more CPUs per GPU would help"),
         ({"device": 10, "input_wait": 80, "fetch": 150, "decode": 20}, "cuda:0", "fetch", "EMBEDMILL_LOAD_THREADS"),
         ({"device": 30, "input_wait": 60, "preprocess": 90}, "cuda:0", "preprocess", "a faster CPU"),
+        ({"device": 30, "input_wait": 60, "preprocess": 90}, "cpu", "preprocess", "of the time; more or faster cores"),
         ({"device": 30, "input_wait": 60}, "cpu", "read", "larger shards"),
         ({"device": 30, "queue_wait": 60}, "cpu", "queue_wait", "fewer workers"),
         ({"device": 1, "queue_wait": 95}, "cpu", "queue_wait", "larger shards"),
@@ -186,6 +187,23 @@ def test_the_bottleneck_is_named_with_what_would_help(
 
     assert advice.bound_by == bound_by
     assert words in advice.words
+    assert ("in proportion" in advice.words) == (seconds.get("device", 0) >= 85)
+
+
+@pytest.mark.parametrize(("workers", "whose"), [(1, "50 % of 1 worker's time"), (2, "50 % of 2 workers' time")])
+def test_what_is_done_beside_the_device_is_told_apart(workers: int, whose: str) -> None:
+    """Threads that fetch and decode may come to more than the time, and are not among its parts."""
+    seconds = {str(step): 0.0 for step in Step} | {"wall": 10.0, "device": 5.0, "input_wait": 4.0, "decode": 17.0}
+    receipt = {
+        "total": {"seconds": seconds, "device_busy_share": 0.5, "padding_share": 0.0},
+        "workers": [{}] * workers,
+        "bottleneck": {"words": "decode-bound"},
+    }
+
+    time, limit = receipt_lines(receipt)
+
+    assert time == f"  time      device busy {whose}, waiting for input 40 %; in threads beside it: decoding 170 %"
+    assert limit == "  limit     decode-bound"
 
 
 def test_a_file_of_before_the_receipt_is_read(tmp_path: Path) -> None:

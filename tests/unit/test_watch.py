@@ -89,7 +89,7 @@ def test_what_stands_still_is_red() -> None:
     after = watch.look()
 
     assert before.jobs[0].stall == ""
-    assert after.jobs[0].stall == "nothing new for 120 s with 1 workers"
+    assert after.jobs[0].stall == "nothing new for 120 s with 1 worker"
     assert "\x1b[1;31mnothing new for 120 s" in shown(after, colour=True)
 
 
