@@ -1,6 +1,7 @@
 """Reporting: report.html is made beside a job that has ended, by a process of its own, which costs the job nothing."""
 
 import queue
+import shlex
 import subprocess
 import sys
 import threading
@@ -49,7 +50,7 @@ def report_on(
             return True
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         why = said[-1].removeprefix("embedmill: ")
-    say(f"no report: {redact(why)}; `embedmill report {redact(location)}` tries again")
+    say(f"no report: {redact(why)}; `embedmill report {shlex.quote(redact(location))}` tries again")
     return False
 
 

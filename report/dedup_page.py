@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from report.asked import Asked
 from report.cards import is_text
 from report.charts import Bar, Curve, bars, figure, histogram
-from report.html import Html, joined, tag
+from report.html import Html, command, joined, tag
 from report.page import Page, Section, paragraphs
 from report.provenance import facts_table
 from report.sides import Side
@@ -146,5 +146,5 @@ def _provenance(record: DedupRecord, store: Store) -> Section:
         ("written by", ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))),
         ("output", redact(store.url)),
     ]
-    proof = tag("p", "Every bit can be proved: ", tag("code", f"embedmill verify {redact(store.url)}"))
+    proof = tag("p", "Every bit can be proved: ", tag("code", command("verify", store.url)))
     return Section(name="provenance", title="Provenance", body=joined(facts_table(rows), proof))

@@ -1,8 +1,10 @@
 """Markup: the one place where text becomes HTML; whatever is not Html is escaped."""
 
 import html
+import shlex
 from collections.abc import Iterable
 
+from schemas.redaction import redact
 from schemas.visible import visible
 
 _VOID = frozenset({"meta", "br", "hr", "img", "link"})
@@ -40,6 +42,11 @@ def snippet(text: str, limit: int) -> str:
     """The beginning of `text` on one line, at most `limit` characters, as `visible` shows them."""
     some = visible(" ".join(text[: 2 * limit].split()))
     return some if len(some) <= limit and len(text) <= 2 * limit else f"{some[: limit - 1]}…"
+
+
+def command(name: str, place: str, *words: str) -> str:
+    """`embedmill NAME PLACE WORDS...` as a shell takes it, without the secrets of a URL."""
+    return shlex.join(["embedmill", name, redact(place), *words])
 
 
 def _child(child: Child) -> str:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from report.asked import Asked
 from report.cards import Cards
 from report.charts import Bar, Curve, bars, figure, legend, lines, scrolled, table
-from report.html import Html, joined, snippet, tag
+from report.html import Html, command, joined, snippet, tag
 from report.job_facts import Cut, JobFacts
 from report.page import Page, Section, paragraphs
 from report.pictures import Pictures
@@ -246,9 +246,7 @@ def failures_section(facts: JobFacts, cards: Cards, book: RowBook) -> list[Secti
 def _again(facts: JobFacts) -> Html | None:
     if not set(facts.status.failures) & {str(code) for code in RETRYABLE}:
         return None
-    return tag(
-        "p", "Some may pass when they are tried again: ", tag("code", f"embedmill retry {facts.status.location}")
-    )
+    return tag("p", "Some may pass when they are tried again: ", tag("code", command("retry", facts.status.location)))
 
 
 def _samples(facts: JobFacts, code: str, cards: Cards, book: RowBook) -> Html | None:

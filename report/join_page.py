@@ -1,18 +1,20 @@
 """The page of a join."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pyarrow as pa
 
 from report.asked import Asked
 from report.charts import Mark
-from report.html import joined, tag
+from report.html import command, joined, tag
 from report.page import Page, Section
 from report.pairs_part import Found, Group, PairNames, PairSample, sample_pairs, samples_section, score_section
 from report.provenance import facts_table
 from report.published import spread
 from report.sides import Side
 from report.words import share, size
+from schemas.columns import START
 from schemas.counted import counted
 from schemas.join import JoinRecord, JoinSide, PanelFooter
 from schemas.redaction import redact
@@ -25,6 +27,9 @@ from storage.store import Store
 
 _FILES = 400
 _COLUMNS = ["left_id", "right_id", "score", "rank"]
+JOIN_NAMES = PairNames(
+    left="left_id", right="right_id", one="left row", many="left rows", score="score", start=f"left.{START}"
+)
 
 
 def join_page(store: Store, asked: Asked) -> Page:
@@ -33,7 +38,7 @@ def join_page(store: Store, asked: Asked) -> Page:
     files = sorted((n, i.key, i.size) for i in store.walk(layout.DATA) if (n := layout.panel_of(i.key)) is not None)
     some = [(panel, key) for panel, key, _ in spread(files)[:_FILES]]
     footers = [_footer(store, key) for _, key in some]
-    names = PairNames(left="left_id", right="right_id", one="left row", many="left rows", score=str(record.spec.score))
+    names = replace(JOIN_NAMES, score=str(record.spec.score))
     sample = sample_pairs(_tables(store, some), names, len(some), seed=asked.seed)
     pairs = round(sum(f.pairs for f in footers) * len(files) / max(1, len(footers)))
     finished = store.size(layout.manifest_key(0)) is not None
@@ -41,14 +46,15 @@ def join_page(store: Store, asked: Asked) -> Page:
         "Finished" if finished else f"Not finished: {len(files):,} of {counted(record.spec.panels, 'panel')} are done"
     )
     of = f"{counted(record.spec.left.rows, 'left row')} and {counted(record.spec.right.rows, 'right row')}"
-    with_pairs, looked = sum(map(len, sample.per_left)), sum(f.rows for f in footers)
+    with_pairs, looked = sum(map(len, sample.per_left)), sum(f.rows for f in footers[: sample.tables])
+    about = "about " if len(footers) < len(files) else ""
     return Page(
         title=record.id,
         kind="join",
-        outcome=f"{state}: {counted(pairs, 'pair')} of {of}, by {record.spec.score}.",
+        outcome=f"{state}: {about}{counted(pairs, 'pair')} of {of}, by {record.spec.score}.",
         state="good" if finished else "open",
         tiles=[
-            ("Pairs", f"{pairs:,}", ""),
+            ("Pairs", f"{about}{pairs:,}", ""),
             ("Left rows", f"{record.spec.left.rows:,}", record.spec.left.modality),
             ("Right rows", f"{record.spec.right.rows:,}", record.spec.right.modality),
             ("Left rows with a pair", share(with_pairs, looked), f"of {looked:,}" if looked else ""),
@@ -116,7 +122,7 @@ def _provenance(record: JoinRecord, footers: list[PanelFooter], store: Store) ->
         ("written by", ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))),
         ("output", redact(store.url)),
     ]
-    proof = tag("p", "Every rank, score and byte can be proved: ", tag("code", f"embedmill verify {redact(store.url)}"))
+    proof = tag("p", "Every rank, score and byte can be proved: ", tag("code", command("verify", store.url)))
     return Section(name="provenance", title="Provenance", body=joined(facts_table(rows), proof))
 
 
@@ -143,7 +149,8 @@ def _threshold(store: Store) -> str:
 def _tables(store: Store, files: list[tuple[int, str]]) -> Iterator[tuple[int, pa.Table]]:
     for panel, key in files:
         with open_parquet(store, key) as file:
-            yield panel, file.read(columns=_COLUMNS, use_threads=False)
+            starts = [JOIN_NAMES.start] if JOIN_NAMES.start in file.schema_arrow.names else []
+            yield panel, file.read(columns=[*_COLUMNS, *starts], use_threads=False)
 
 
 def _footer(store: Store, key: str) -> PanelFooter:

@@ -63,6 +63,14 @@ def random_spread(left: np.ndarray, right: np.ndarray, names: tuple[str, str], *
     return Spread(left=names[0], right=names[1], cosines=np.clip(found, -1, 1))
 
 
+def gap_of(within: Sequence[Spread], across: Sequence[Spread], *, most: int = 3) -> tuple[list[Spread], list[Spread]]:
+    """What shows the gap: of `across` the least alike that touch one of `within`, and those of `within` they touch."""
+    drawn = {s.left for s in within}
+    both = [s for s in across if {s.left, s.right} <= drawn] or [s for s in across if {s.left, s.right} & drawn]
+    some = sorted(both, key=lambda s: s.mean)[:most]
+    return [s for s in within if any(s.left in (a.left, a.right) for a in some)], some
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What lies around each row of a sample."""
@@ -82,7 +90,7 @@ def look_around(vectors: np.ndarray, *, threshold: float) -> Surroundings:
         scores = vectors[at : at + _BLOCK] @ vectors.T
         rows = np.arange(len(scores))
         scores[rows, at + rows] = -np.inf
-        best = -np.partition(-scores, near - 1, axis=1)[:, :near]
+        best = np.minimum(-np.partition(-scores, near - 1, axis=1)[:, :near], 1.0)  # by rounding it may be more
         nearest[at : at + len(scores)], density[at : at + len(scores)] = best.max(axis=1), best.mean(axis=1)
         left, right = np.nonzero(scores >= threshold)
         hang.connect(left + at, right)

@@ -27,6 +27,7 @@ class PairNames:
     one: str  # of the left rows, in words
     many: str
     score: str  # what the score is
+    start: str = ""  # column of when a left row's segment begins, where there are some
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,7 @@ class Group:
     """A left row with the first of its pairs."""
 
     left: str
+    start_s: float | None  # of a segment
     shard: int  # of the file that holds it
     pairs: list[Found]
 
@@ -56,6 +58,7 @@ class PairSample:
     per_left: list[np.ndarray] = field(default_factory=list)  # pairs of each left row that has some
     groups: list[Group] = field(default_factory=list)
     read: int = 0
+    tables: int = 0  # that were read, from the first on
 
     def all_of(self, parts: list[np.ndarray]) -> np.ndarray:
         found = np.concatenate(parts) if parts else np.zeros(0)
@@ -67,12 +70,17 @@ def sample_pairs(tables: Iterable[tuple[int, pa.Table]], names: PairNames, files
     sample, rng = PairSample(), np.random.default_rng(seed)
     each = max(1, -(-_GROUPS // max(1, files)))
     for shard, pairs in tables:
+        sample.tables += 1
         if not pairs.num_rows:
             continue
         scores = np.asarray(pairs["score"].cast(pa.float64()).fill_null(np.nan))
         rank = np.asarray(pairs["rank"].cast(pa.float64()).fill_null(np.inf))
         left = np.asarray(pairs[names.left].combine_chunks().dictionary_encode().indices)
-        begins = np.flatnonzero(np.r_[True, left[1:] != left[:-1]])
+        other = left[1:] != left[:-1]
+        if names.start in pairs.column_names:  # segments: several left rows have one id
+            start = np.asarray(pairs[names.start])
+            other |= start[1:] != start[:-1]
+        begins = np.flatnonzero(np.r_[True, other])
         sample.scores.append(scores)
         sample.best.append(scores[rank == 1])
         sample.per_left.append(np.diff(np.r_[begins, len(left)]))
@@ -94,7 +102,8 @@ def _group(pairs: pa.Table, names: PairNames, shard: int) -> Group:
         for left, right, score, rank in rows
     ]
     ordered = sorted((pair for _, pair in found), key=lambda pair: pair.rank or len(found) + 1)
-    return Group(left=found[0][0], shard=shard, pairs=ordered[:_SHOWN])
+    start = pairs[names.start][0].as_py() if names.start in pairs.column_names else None
+    return Group(left=found[0][0], start_s=start, shard=shard, pairs=ordered[:_SHOWN])
 
 
 def score_section(sample: PairSample, names: PairNames, *, of: int, marks: Sequence[Mark], more: str) -> Section:
@@ -156,7 +165,8 @@ def samples_section(
     lines = []
     for group in sample.groups:
         left = row_of(group, None)
-        asked = tag("div", cards[0].of(left, group.left), class_="asked wide" if is_text(left) else "asked")
+        card = cards[0].of(left, group.left, start_s=group.start_s)
+        asked = tag("div", card, class_="asked wide" if is_text(left) else "asked")
         found = []
         for pair in group.pairs:
             row = row_of(group, pair)

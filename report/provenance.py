@@ -1,6 +1,6 @@
 """Provenance: what made the vectors, by name and digest."""
 
-from report.html import Html, tag
+from report.html import Html, command, tag
 from report.job_facts import JobFacts
 from report.page import Section
 from schemas.redaction import redact
@@ -33,9 +33,7 @@ def provenance(facts: JobFacts) -> Section:
         ("notes", "; ".join(sorted({note for f in facts.footers for note in f.notes}))),
         ("output", redact(status.location)),
     ]
-    proof = tag(
-        "p", "Every row and every bit can be proved: ", tag("code", f"embedmill verify {redact(status.location)}")
-    )
+    proof = tag("p", "Every row and every bit can be proved: ", tag("code", command("verify", status.location)))
     return Section(name="provenance", title="Provenance", body=tag("div", facts_table(rows), proof))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from report.asked import Asked
 from report.cards import Cards, is_text
 from report.charts import COLOURS, Curve, Mark, figure, histogram, legend, scrolled, table
-from report.html import Html, joined, snippet, tag
+from report.html import Html, command, joined, snippet, tag
 from report.job_facts import JobFacts
 from report.likeness import (
     COPY,
@@ -20,6 +20,7 @@ from report.likeness import (
     Surroundings,
     binned,
     clusters_of,
+    gap_of,
     look_around,
     random_spread,
 )
@@ -31,6 +32,7 @@ from report.published import PublishedVectors
 from report.row_book import RowBook
 from report.scatter import Category, scatter
 from schemas.counted import counted
+from schemas.errors import Refused
 from schemas.rows import ManifestRow, Modality
 
 #: Points of a map, pictures among them, and characters of a text that goes with one.
@@ -144,7 +146,7 @@ def _likeness_section(look: _Look) -> Section:
     drawn = [s for s in within if s.left in many] or within
     charts = [_within_figure(look, drawn)]
     if across:
-        charts.append(_gap_figure(drawn, [s for s in across if {s.left, s.right} <= many] or across))
+        charts.append(_gap_figure(*gap_of(drawn, across)))
     gap = _gap_words(look, within, across)
     rows = [
         [s.name, f"{s.mean:.3f}", f"{s.deviation:.3f}", f"{s.threshold:.3f}", _nearest_mean(look, s)]
@@ -199,10 +201,8 @@ def _key(curves: Sequence[Curve]) -> Html:
     return legend([c.name for c in curves], [c.colour % COLOURS for c in curves], [c.dashed for c in curves])
 
 
-def _gap_figure(within: list[Spread], across: list[Spread]) -> Html:
+def _gap_figure(sides: list[Spread], some: list[Spread]) -> Html:
     """Within against across, with the gap between their means."""
-    some = sorted(across, key=lambda s: s.mean)[:3]
-    sides = [s for s in within if any(s.left in (a.left, a.right) for a in some)]
     edges = _edges([s.cosines for s in (*sides, *some)])
     curves = [Curve(name=f"{s.name}", values=binned(s.cosines, edges), colour=n) for n, s in enumerate(sides)]
     curves += [
@@ -268,6 +268,9 @@ def _map_figure(title: str, note: str, points: np.ndarray, kinds: list[int], cat
 def _coloured(seen: list[Seen], facts: JobFacts, asked: Asked) -> tuple[str, list[int], list[Category]]:
     """What colours the points: the modality, or a kept column where there is but one modality or it was asked for."""
     keep = [column.name for column in facts.job.record.spec.keep]
+    if asked.colour and asked.colour not in keep:
+        known = f"it keeps {', '.join(keep)}" if keep else "it keeps none: see --keep of `embedmill run`"
+        raise Refused(f"--colour {asked.colour}: the job keeps no column of that name; {known}")
     values = [str(row.modality) for row in seen]
     name = "modality"
     if asked.colour in keep:
@@ -355,29 +358,32 @@ def _copies_section(look: _Look, rows: dict[str, ManifestRow], cards: Cards, fac
             f"(cosine {around.threshold:.3f} and above)"
         )
         for group in groups[:_CLUSTERS]:
-            some = [
-                tag(
-                    "li", cards.of(rows.get(pool.rows[n].id), pool.rows[n].id), class_=_width(rows.get(pool.rows[n].id))
-                )
-                for n in group[:_MEMBERS]
-            ]
+            some = [_card(pool.rows[n], rows, cards) for n in group[:_MEMBERS]]
             head = f"{counted(len(group), 'row')} of {pool.modality}" + (
                 f", {_MEMBERS} of them here" if len(group) > _MEMBERS else ""
             )
             parts.append(tag("li", tag("p", head), tag("ul", some, class_="cards"), class_="line-of"))
-    command = f"embedmill dedup {facts.status.location} --out copies"
+    several = len(facts.status.vectors_by_modality) > 1
+    commands = [
+        command("dedup", facts.status.location, *(("--modality", pool.modality) if several else ()), "--out", name)
+        for pool in look.pools
+        for name in [f"copies-{pool.modality}" if several else "copies"]
+    ]
     words = (
         None
         if all(pool.is_all for pool in look.pools)
         else "Rows of the sample alone are compared with each other: there are more in all. "
     )
-    more = tag("p", words, "Over all rows, with those to keep: ", tag("code", command))
+    told_as = [(", " if n else "", tag("code", words)) for n, words in enumerate(commands)]
+    more = tag("p", words, "Over all rows, with those to keep: ", told_as)
     sheet = tag("ul", parts, class_="sheet cards-of") if parts else None
     return Section(name="copies", title="Near copies", body=joined(paragraphs(*told), more, sheet))
 
 
-def _width(row: ManifestRow | None) -> str | None:
-    return "wide" if is_text(row) else None
+def _card(seen: Seen, rows: dict[str, ManifestRow], cards: Cards, note: str = "") -> Html:
+    row = rows.get(seen.id)
+    card = cards.of(row, seen.id, note=note, start_s=seen.start_s)
+    return tag("li", card, class_="wide" if is_text(row) else None)
 
 
 def _outliers_section(look: _Look, rows: dict[str, ManifestRow], cards: Cards) -> Section:
@@ -385,14 +391,7 @@ def _outliers_section(look: _Look, rows: dict[str, ManifestRow], cards: Cards) -
     for pool in look.pools:
         around = look.around[pool.modality]
         order = np.argsort(around.density)[:_OUTLIERS]
-        items = [
-            tag(
-                "li",
-                cards.of(rows.get(pool.rows[n].id), pool.rows[n].id, note=f"{float(around.density[n]):.3f}"),
-                class_=_width(rows.get(pool.rows[n].id)),
-            )
-            for n in order
-        ]
+        items = [_card(pool.rows[n], rows, cards, f"{float(around.density[n]):.3f}") for n in order]
         head = f"{pool.modality}, where a row has {float(np.median(around.density)):.3f} in the middle"
         parts.append(tag("li", tag("p", head), tag("ul", items, class_="cards"), class_="line-of"))
     words = f"Rows that are least like those nearest to them: the mean cosine to the {NEAREST} nearest of the sample."

@@ -2,6 +2,9 @@
 
 import json
 import re
+import shlex
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +16,11 @@ from report.asked import Asked
 from report.charts import nice_ticks
 from report.html import snippet, tag
 from report.job_facts import Cut
-from report.likeness import clusters_of, look_around, random_spread
+from report.join_page import JOIN_NAMES
+from report.likeness import Spread, binned, clusters_of, gap_of, look_around, random_spread
 from report.make import make_report
 from report.neighbours import find_nearest
+from report.pairs_part import sample_pairs
 from report.pool import draw_pool
 from report.projection import pca
 from report.published import PublishedVectors, spread
@@ -30,7 +35,7 @@ from similarity.dedup_request import DedupRequest, dedup_here
 from similarity.join_request import SideRequest
 from storage.jobs import Job
 from storage.shards import published_shards
-from storage.store import memory_store, open_store
+from storage.store import LocalStore, memory_store, open_store
 from tests.inline import InlineMill
 from tests.jobs import planned_job, text_rows
 from tests.joins import join_of, random_file, vectors_file
@@ -227,6 +232,32 @@ def test_neighbours_are_the_exact_ones() -> None:
     assert found.searched == 120
 
 
+def test_commands_of_a_report_can_be_pasted(tmp_path: Path) -> None:
+    """They quote a folder with blanks, and name the modality where a job has several."""
+    words, pictures = text_rows(3), [replace(row, modality=Modality.IMAGE, text=None) for row in text_rows(3, first=3)]
+    pictures = [replace(row, uri=f"{row.id}.png") for row in pictures]
+    job = planned_job(LocalStore(tmp_path / "my job's"), [words, pictures])
+    loaded: dict[str, Loaded | Failure] = {
+        row.id: Loaded(image=Image.new("RGB", (8, 8), (n, 0, 0))) for n, row in enumerate(pictures)
+    }
+    InlineMill(job, loaded).run()
+
+    page = read_page(make_report(job.store))
+
+    for command in ("dedup", "verify"):
+        assert f"embedmill {command} {shlex.quote(str(tmp_path / 'my job') + chr(39) + 's')}" in page.text
+    assert "--modality image --out copies-image" in page.text
+    assert "--modality text --out copies-text" in page.text
+
+
+def test_a_map_is_not_coloured_by_a_column_that_is_not_there() -> None:
+    """A column that the job does not keep is refused, and those that it keeps are named."""
+    job = done_job(text_rows(4))
+
+    with pytest.raises(Refused, match=r"--colour nosuch: .* it keeps label"):
+        make_report(job.store, Asked(colour="nosuch"))
+
+
 def test_truncation_counts_what_was_cut_off() -> None:
     """Rows of which the model saw a part are counted, with how much of them it saw; nulls are not rows of that kind."""
     cut = Cut(modality="text", unit="tokens")
@@ -249,6 +280,36 @@ def test_copies_hang_together_and_others_do_not() -> None:
     [cluster] = clusters_of(around.labels, 9)
     assert sorted(cluster) == [5, 7, 90, 200]
     assert around.nearest[7] == pytest.approx(1, abs=1e-6)
+
+
+def test_copies_are_as_near_as_can_be_and_no_nearer() -> None:
+    """Rounding makes no cosine greater than one, so that each row has its place in the distribution."""
+    vectors = np.random.default_rng(5).normal(size=(200, 48)).astype(np.float32)
+    vectors = np.repeat(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), 2, axis=0)
+
+    around = look_around(vectors, threshold=0.99)
+
+    assert ((vectors[::2] ** 2).sum(axis=1) > 1).any(), "rounding shows nothing here"
+    assert around.nearest.max() <= 1
+    assert around.density.max() <= 1
+    assert sum(binned(around.nearest, [-1.0, 0.0, 1.0])) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("drawn", ["text", "text image"])
+def test_the_gap_is_between_modalities_that_are_drawn(drawn: str) -> None:
+    """A chart within few modalities is compared with pairs of these, however alike those of others are."""
+    names = ("text", "image", "audio", "video")
+    within = [Spread(left=n, right=n, cosines=np.full(9, 0.5, np.float32)) for n in names if n in drawn.split()]
+    across = [
+        Spread(left=a, right=b, cosines=np.full(9, 0.1 * ("text" in (a, b)), np.float32))
+        for a, b in combinations(names, 2)
+    ]
+
+    sides, some = gap_of(within, across)
+
+    assert [s.left for s in sides] == drawn.split()
+    assert some
+    assert all({s.left, s.right} & {side.left for side in sides} for s in some)
 
 
 def test_the_null_threshold_is_what_one_random_pair_of_a_thousand_reaches() -> None:
@@ -330,6 +391,44 @@ def test_the_report_of_a_join_shows_scores_and_pairs(tmp_path: Path) -> None:
     assert "Finished: 120 pairs of 40 left rows and 40 right rows, by cosine." in page.text
     assert "Asked for: the 3 best of each left row" in page.text
     assert page.breaches() == []
+
+
+def test_a_join_of_more_pairs_than_are_read_counts_left_rows_of_what_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The share of left rows with a pair is of the panels whose pairs were looked at, not of all."""
+    left, right = (random_file(tmp_path / f"{n}.parquet", n, 40, seed=s) for n, s in (("a", 1), ("b", 2)))
+    assert join_of(left, right, tmp_path / "out", panel_rows=16, top_k=3)
+    monkeypatch.setattr("report.pairs_part._PAIRS", 40)
+
+    page = read_page(make_report(open_store(str(tmp_path / "out"))))
+
+    assert "Of 48 of 120 pairs, spread evenly." in page.text
+    assert re.search(r"Left rows with a pair\s*100 %\s*of 16\b", page.text)
+
+
+def test_a_join_whose_pairs_were_not_all_counted_says_about_how_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of more panels than are looked into the number of pairs is an estimate, and is called one."""
+    left, right = (random_file(tmp_path / f"{n}.parquet", n, 40, seed=s) for n, s in (("a", 1), ("b", 2)))
+    assert join_of(left, right, tmp_path / "out", panel_rows=16, top_k=3)
+    monkeypatch.setattr("report.join_page._FILES", 2)
+
+    page = read_page(make_report(open_store(str(tmp_path / "out"))))
+
+    assert re.search(r"Finished: about 1\d\d pairs of 40 left rows", page.text)
+
+
+def test_segments_of_one_row_are_left_rows_of_their_own() -> None:
+    """Two segments that follow each other have one id, and their own pairs."""
+    told = {"left_id": ["a"] * 4 + ["b"] * 2, "left.start_s": [0.0, 0.0, 10.0, 10.0, 0.0, 0.0]}
+    pairs = pa.table(told | {"right_id": list("uvuvuv"), "score": [0.9, 0.8] * 3, "rank": [1, 2] * 3})
+
+    sample = sample_pairs([(0, pairs)], JOIN_NAMES, 1)
+
+    assert sample.per_left[0].tolist() == [2, 2, 2]
+    assert [(group.left, group.start_s) for group in sample.groups] == [("a", 0.0), ("a", 10.0), ("b", 0.0)]
 
 
 def test_the_report_of_a_stopped_join_says_so(tmp_path: Path) -> None:
