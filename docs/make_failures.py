@@ -25,7 +25,7 @@ A row without a vector is a failure: one line of `failures/*.parquet`, with a co
 _REJECTS = """
 ## Rejects
 
-A line of the manifest that is no row: listed in `plan/rejects-*.parquet` with its line number, never in `failures/`. The other lines are embedded; `--strict` refuses the manifest instead.
+A line of the manifest that is no row: listed by `embedmill failures --rejects` with its line number, never in `failures/`. The other lines are embedded; `--strict` refuses the manifest instead.
 
 | code | what it means | what to do |
 | --- | --- | --- |

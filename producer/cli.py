@@ -263,7 +263,7 @@ def status(
 
     store = open_store(canonical_location(out))
     if answer_in(store):
-        raise typer.Exit(_show_standing(store, as_json=as_json))
+        raise typer.Exit(show_standing(store, as_json=as_json))
     raise typer.Exit(show_status(job_at(out), as_json=as_json, broker_url=broker_url, exact=exact))
 
 
@@ -1161,12 +1161,13 @@ def job_at(out: str) -> "Job":
     kind = answer_in(store)
     if kind:
         raise Refused(
-            f"{out} holds a {kind} and no job: `status`, `verify` and `gc` work on it, `embedmill {kind}` goes on"
+            f"{out} holds a {kind} and no job: `status`, `watch`, `report`, `verify` and `gc` work on it, "
+            f"`embedmill {kind}` goes on"
         )
     return open_job(store)
 
 
-def _show_standing(store: "Store", *, as_json: bool) -> int:
+def show_standing(store: "Store", *, as_json: bool) -> int:
     """Say how far a join or a dedup is."""
     import json
 

@@ -22,14 +22,14 @@ def watch(
         list[str] | None,
         typer.Argument(
             metavar="[OUT]...",
-            help="Folders or URLs of jobs; none: all that were submitted on --broker-url.",
+            help="Folders or URLs of jobs, joins and dedups; none: all jobs that were submitted on --broker-url.",
             show_default=False,
         ),
     ] = None,
     broker_url: BrokerUrl = "",
     every: Annotated[float, typer.Option("--every", min=0.2, help="Seconds between two looks.")] = 2.0,
 ) -> None:
-    """Follow jobs until each is finished, stopped or cancelled.
+    """Follow jobs, joins and dedups until each is finished, stopped or cancelled.
 
     \b
     embedmill watch /shared/vectors
@@ -40,19 +40,30 @@ def watch(
     job, and goes on until Ctrl-C. Exits like `status`, of several jobs with the highest code.
     """
     import contextlib
+    from functools import partial
 
     from producer.board import RedisBoard
-    from producer.cli import job_at, show_status
+    from producer.cli import job_at, show_standing, show_status
     from producer.fleet_look import FleetWatch
     from producer.interrupts import Interrupted, interruptible
+    from similarity.standing import standing
+    from storage.answers import answer_in
+    from storage.store import canonical_location, open_store
 
     if not out and not broker_url:
         raise typer.BadParameter("give a job's folder, or --broker-url to see all that were submitted there")
     board = RedisBoard(broker_url) if broker_url else None  # it only looks
-    fleet = FleetWatch([job_at(place) for place in out or ()], board)
+    stores = {place: open_store(canonical_location(place)) for place in out or ()}
+    answers = {place: store for place, store in stores.items() if answer_in(store)}
+    fleet = FleetWatch(
+        [job_at(place) for place in stores if place not in answers],
+        board,
+        answers=[partial(standing, store, {}) for store in answers.values()],
+    )
     with contextlib.suppress(Interrupted), interruptible():
         _follow(fleet, board if not out else None, every)
     codes = [show_status(job, as_json=False, broker_url=broker_url) for job in fleet.jobs]
+    codes += [show_standing(store, as_json=False) for store in answers.values()]
     raise typer.Exit(max(codes, default=0))
 
 
@@ -99,13 +110,19 @@ class _View:
 
     def _show(self, look: "FleetLook") -> None:
         from producer.live_view import rendered
-        from producer.screen import LineScreen
+        from producer.screen import LineScreen, Words
 
         if self._live is not None:
             self._live.update(rendered(look), refresh=True)
             return
+        several = len(look.jobs) + len(look.answers) > 1
+        for answer in look.answers:
+            seen = answer.standing
+            self._lines.setdefault(seen.id, LineScreen(Words("panels"))).note(
+                f"{seen.id}: {answer.words}" + (f" ({answer.stall})" if answer.stall else "")
+            )
         for job in look.jobs:
-            name = f"{job.status.job}: " if len(look.jobs) > 1 else ""
+            name = f"{job.status.job}: " if several else ""
             screen = self._lines.setdefault(job.status.job, LineScreen(job.words, prefix=name))
             screen.show(_progress_of(job))
 

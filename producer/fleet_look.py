@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from producer.board import Board
 from producer.outcomes import PublishedFile, published_files
@@ -53,6 +54,56 @@ class JobLook:
         return f"nothing new for {self.idle_s:.0f} s {whose}".rstrip()
 
 
+class Standing(Protocol):
+    """How far a join or a dedup is."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def finished(self) -> bool: ...
+
+    @property
+    def panels(self) -> int | None: ...  # None: not known yet
+
+    @property
+    def panels_done(self) -> int: ...
+
+    @property
+    def prepared(self) -> int: ...  # objects of what comes before the panels
+
+    @property
+    def pairs(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerLook:
+    """One join or dedup."""
+
+    standing: Standing
+    idle_s: float  # since the last new object that was seen
+
+    @property
+    def stall(self) -> str:
+        """That it stands still, or ""."""
+        if self.standing.finished or self.idle_s < STALL_S:
+            return ""
+        return f"nothing new for {self.idle_s:.0f} s; the command that began it goes on with it"
+
+    @property
+    def words(self) -> str:
+        """How far it is, in one line."""
+        seen = self.standing
+        if seen.panels is None and not seen.panels_done:
+            return f"{counted(seen.prepared, 'object')} of what comes before its panels"
+        of = "" if seen.panels is None else f" of {seen.panels:,}"
+        panels = "panel" if (seen.panels or seen.panels_done) == 1 else "panels"
+        return f"{seen.panels_done:,}{of} {panels}, {counted(seen.pairs, 'pair')}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueLook:
     """One queue, of all jobs that were looked at."""
@@ -75,12 +126,13 @@ class FleetLook:
     queues: list[QueueLook]
     workers: list[WorkerPresence]
     models: dict[str, str]  # names by digest, of these jobs
+    answers: list[AnswerLook] = field(default_factory=list)
     problem: str = ""  # why Redis is not seen
 
     @property
     def is_over(self) -> bool:
-        """Whether no job is under way."""
-        return not any(job.is_under_way for job in self.jobs)
+        """Whether no job, join or dedup is under way."""
+        return not any(job.is_under_way for job in self.jobs) and all(a.standing.finished for a in self.answers)
 
 
 @dataclass(slots=True)
@@ -91,13 +143,27 @@ class _Followed:
     moved_at: float = 0.0
 
 
+@dataclass(slots=True)
+class _Answer:
+    look: Callable[[], Standing]
+    seen: tuple[int, int] | None = None  # panels and objects before them
+    moved_at: float = 0.0
+
+
 class FleetWatch:
     """Looks again and again; what it remembers makes each look cheap, and tells rates."""
 
     def __init__(
-        self, jobs: Iterable[Job], board: Board | None = None, *, clock: Callable[[], float] = time.monotonic
+        self,
+        jobs: Iterable[Job],
+        board: Board | None = None,
+        *,
+        answers: Iterable[Callable[[], Standing]] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`answers` look at joins and dedups, which have neither rows nor a queue of their own."""
         self._followed = [_Followed(job) for job in jobs]
+        self._answers = [_Answer(look) for look in answers]
         self._board, self._clock = board, clock
 
     @property
@@ -118,7 +184,15 @@ class FleetWatch:
             workers=workers,
             models={job.record.spec.model_digest: job.record.spec.model for job in self.jobs},
             problem=problem,
+            answers=[self._answer(answer) for answer in self._answers],
         )
+
+    def _answer(self, answer: _Answer) -> AnswerLook:
+        standing, now = answer.look(), self._clock()
+        seen = (standing.panels_done, standing.prepared)
+        if answer.seen != seen:
+            answer.seen, answer.moved_at = seen, now
+        return AnswerLook(standing=standing, idle_s=now - answer.moved_at)
 
     def _job(self, followed: _Followed) -> JobLook:
         status = job_status(followed.job, self._board, files=lambda job: _known_files(job, followed.files))

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from producer.duration import duration
-from producer.fleet_look import FleetLook, JobLook
+from producer.fleet_look import AnswerLook, FleetLook, JobLook
 from schemas.counted import counted
 from schemas.failures import one_line
 from schemas.redaction import redact
@@ -23,7 +23,7 @@ def rendered(look: FleetLook) -> "RenderableType":
     """The whole view."""
     from rich.console import Group
 
-    parts: list[RenderableType] = [_job(job) for job in look.jobs]
+    parts: list[RenderableType] = [*map(_job, look.jobs), *map(_answer, look.answers)]
     if look.queues:
         parts.append(_queues(look))
     if look.workers:
@@ -40,15 +40,12 @@ def _job(job: JobLook) -> "RenderableType":
 
     status = job.status
     share = job.done / status.rows if status.rows else 1.0
-    filled = int(share * _BAR)
     head = Text.assemble(
         (_word(status.job), "bold"), "  ", (str(status.state), "cyan"), "  ", _word(status.model), no_wrap=True
     )
-    bar = Text.assemble(
-        ("━" * filled, "green"),
-        ("━" * (_BAR - filled), "bright_black"),
-        f" {100 * share:5.1f} %  {job.done:,} of {status.rows:,} {job.words.rows}, "
-        f"{status.published:,} of {counted(status.shards, 'shard')}",
+    bar = _bar(
+        share,
+        f"{job.done:,} of {status.rows:,} {job.words.rows}, {status.published:,} of {counted(status.shards, 'shard')}",
     )
     lines = [head, bar, _speed(job)]
     if status.failures:
@@ -57,6 +54,28 @@ def _job(job: JobLook) -> "RenderableType":
     red = [job.stall, *status.notes]
     lines += [_text(word, "bold red") for word in red if word]
     return Group(*lines, Text(""))
+
+
+def _bar(share: float, words: str) -> "Text":
+    from rich.text import Text
+
+    filled = int(share * _BAR)
+    return Text.assemble(
+        ("━" * filled, "green"), ("━" * (_BAR - filled), "bright_black"), f" {100 * share:5.1f} %  {words}"
+    )
+
+
+def _answer(answer: AnswerLook) -> "RenderableType":
+    """Name and state, a bar where it is known how much there is, and in red that it stands still."""
+    from rich.console import Group
+    from rich.text import Text
+
+    seen = answer.standing
+    state = "finished" if seen.finished else "unfinished"
+    head = Text.assemble((_word(seen.id), "bold"), "  ", (state, "cyan"), no_wrap=True)
+    known = _bar(seen.panels_done / seen.panels, answer.words) if seen.panels else Text(answer.words)
+    stall = [_text(answer.stall, "bold red")] if answer.stall else []
+    return Group(head, known, *stall, Text(""))
 
 
 def _speed(job: JobLook) -> "Text":

@@ -99,7 +99,7 @@ class LineScreen:
     def __init__(self, words: Words, *, prefix: str = "") -> None:
         self._prefix = prefix
         self._last = 0.0
-        self._shown: tuple[int, str] | None = None
+        self._shown: tuple[int, str] | str | None = None
         self._words, self._rate = words, Rate(words)
 
     def say(self, line: str) -> None:
@@ -122,6 +122,12 @@ class LineScreen:
             f"{progress.failed} failed, {counted(progress.workers, 'worker')}, {rate}"
         )
         self.say(self._prefix + (f"{line} ({one_line(progress.note)})" if progress.note else line))
+
+    def note(self, line: str) -> None:
+        """Say what has become of something without rows, where it is new, now and then."""
+        if line != self._shown and self._due():
+            self._shown = line
+            self.say(line)
 
     def __enter__(self) -> "LineScreen":
         return self

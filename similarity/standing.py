@@ -1,6 +1,7 @@
 """Standing: how far a join or a dedup is, from its files alone."""
 
 import json
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,12 +44,16 @@ class Standing:
         ]
 
 
-def standing(store: Store) -> Standing:
-    """Look into the folder of a join or a dedup; raises SpecMismatch for a record that is none."""
-    return _of_join(store) if answer_in(store) == "join" else _of_dedup(store)
+def standing(store: Store, known: dict[str, int] | None = None) -> Standing:
+    """Look into the folder of a join or a dedup; raises SpecMismatch for a record that is none.
+
+    `known` is filled with the pairs of each panel, by key: who looks again with it reads the new ones alone.
+    """
+    known = {} if known is None else known
+    return _of_join(store, known) if answer_in(store) == "join" else _of_dedup(store, known)
 
 
-def _of_join(store: Store) -> Standing:
+def _of_join(store: Store, known: dict[str, int]) -> Standing:
     record = JoinRecord.from_json(store.get(layout.JOIN))
     keys = [item.key for item in store.walk(layout.DATA) if layout.panel_of(item.key) is not None]
     return Standing(
@@ -59,11 +64,11 @@ def _of_join(store: Store) -> Standing:
         panels=record.spec.panels,
         panels_done=len(keys),
         prepared=sum(1 for _ in store.walk(layout.STAGE)),
-        pairs=sum(PanelFooter.from_json(_footer(store, key)).pairs for key in keys),
+        pairs=_pairs(keys, known, lambda key: PanelFooter.from_json(_footer(store, key)).pairs),
     )
 
 
-def _of_dedup(store: Store) -> Standing:
+def _of_dedup(store: Store, known: dict[str, int]) -> Standing:
     record = DedupRecord.from_json(store.get(layout.DEDUP))
     keys = [item.key for item in store.walk(layout.STAGE)]
     near = [key for key in keys if key.startswith(f"{layout.STAGE}/{layout.NEAR}-")]
@@ -76,8 +81,14 @@ def _of_dedup(store: Store) -> Standing:
         panels=len(near) if finished else None,
         panels_done=len(near),
         prepared=len(keys) - len(near),
-        pairs=sum(int(json.loads(_footer(store, key))["pairs"]) for key in near),
+        pairs=_pairs(near, known, lambda key: int(json.loads(_footer(store, key))["pairs"])),
     )
+
+
+def _pairs(keys: Collection[str], known: dict[str, int], read: Callable[[str], int]) -> int:
+    """The pairs of these panels; what was published never changes."""
+    known |= {key: read(key) for key in keys if key not in known}
+    return sum(known[key] for key in keys)
 
 
 def _footer(store: Store, key: str) -> bytes:

@@ -109,7 +109,10 @@ def test_status_and_gc_know_joins_and_dedups(tmp_path: Path, sides: tuple[Path, 
     assert told("status", dedup)[1]["kind"] == "dedup"
     for folder in (join, dedup):
         assert told("gc", folder) == (0, {"job": None, "deleted": False, "bytes": 0, "files": []})
-    for command in ("watch", "cancel", "retry"):
+    watched = embedmill("watch", join)
+    assert (watched.returncode, watched.stderr) == (0, "")
+    assert ": finished\n  panels    3 of 3 done" in watched.stdout
+    for command in ("cancel", "retry"):
         done = embedmill(command, join)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
         assert "holds a join and no job" in done.stderr

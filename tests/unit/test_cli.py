@@ -71,6 +71,19 @@ def test_a_wrong_word_gets_one_line() -> None:
         assert ".;" not in done.stderr and "Value error" not in done.stderr  # a library's own words
 
 
+def test_every_command_takes_the_short_word_for_help() -> None:
+    """`-h` says what `--help` says, also of a command below another."""
+    from typer.testing import CliRunner
+
+    from producer.cli import app
+
+    for words in ([], ["run"], ["search"], ["models"], ["models", "list"]):
+        short, long = (CliRunner().invoke(app, [*words, option]) for option in ("-h", "--help"))
+
+        assert (short.exit_code, short.output) == (0, long.output)
+        assert "-h, --help" in short.output
+
+
 def test_models_are_listed_and_shown() -> None:
     """The short names, and what is known of one, for people and for scripts."""
     listed = json.loads(embedmill("models", "list", "--json").stdout)

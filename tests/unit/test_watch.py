@@ -1,20 +1,25 @@
 """The watch: jobs, queues and workers as they go, rates, stalls, and how they are shown."""
 
+from functools import partial
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from producer.board import MemoryBoard
 from producer.fleet_look import STALL_S, FleetLook, FleetWatch, submitted_jobs
 from producer.live_view import rendered
+from producer.screen import LineScreen, Words
 from schemas.errors import BrokerError
 from schemas.failures import FailureCode
 from schemas.presence import WorkerPresence
 from schemas.rows import ManifestRow, Modality
+from similarity.standing import standing
 from storage.jobs import Job, open_job, write_stopped
 from storage.store import memory_store, open_store
 from tests.inline import InlineMill
 from tests.jobs import DIGEST, planned_job, text_rows
+from tests.joins import join_of, random_file
 
 
 class Clock:
@@ -128,6 +133,43 @@ def test_failures_and_the_reason_of_a_stop_are_shown() -> None:
     assert "1 failed: text_empty 1" in shown(look)
     assert "more than 0 rows failed" in shown(look)
     assert look.is_over
+
+
+def test_a_join_is_followed_panel_by_panel(tmp_path: Path) -> None:
+    """How many panels and pairs there are, in red that it stands still; its end is an end of the watch."""
+    left, right = (random_file(tmp_path / f"{n}.parquet", n, 12, seed=s) for n, s in (("a", 1), ("b", 2)))
+    out, clock = tmp_path / "join", Clock()
+    assert not join_of(left, right, out, panel_rows=5, top_k=3, max_pairs=20)
+    watch = FleetWatch([], answers=[partial(standing, open_store(str(out)), {})], clock=clock)
+
+    first = watch.look()
+    clock.now += STALL_S
+    still = watch.look()
+    assert join_of(left, right, out, panel_rows=5, top_k=3)
+    clock.now += 1
+    last = watch.look()
+
+    assert [answer.words for answer in (*first.answers, *last.answers)] == [
+        "1 of 3 panels, 15 pairs",
+        "3 of 3 panels, 36 pairs",
+    ]
+    assert (first.is_over, last.is_over) == (False, True)
+    assert "33.3 %  1 of 3 panels, 15 pairs" in shown(first)
+    assert "\x1b[1;31mnothing new for 120 s; the command that began it" in shown(still, colour=True)
+    assert last.answers[0].stall == ""
+
+
+def test_a_line_that_is_not_new_is_not_said_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere than on a terminal a join has a line when there is something new."""
+    monkeypatch.setattr("producer.screen._LINE_EVERY_S", 0.0)
+    screen = LineScreen(Words())
+
+    for done in (1, 1, 2):
+        screen.note(f"join-1: {done} of 3 panels")
+
+    assert capsys.readouterr().err == "join-1: 1 of 3 panels\njoin-1: 2 of 3 panels\n"
 
 
 def test_without_redis_the_jobs_are_shown_all_the_same() -> None:
