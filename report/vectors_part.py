@@ -359,25 +359,29 @@ def _copies_section(look: _Look, rows: dict[str, ManifestRow], cards: Cards, fac
         )
         for group in groups[:_CLUSTERS]:
             some = [_card(pool.rows[n], rows, cards) for n in group[:_MEMBERS]]
-            head = f"{counted(len(group), 'row')} of {pool.modality}" + (
+            head = counted(len(group), f"{pool.modality} row") + (
                 f", {_MEMBERS} of them here" if len(group) > _MEMBERS else ""
             )
             parts.append(tag("li", tag("p", head), tag("ul", some, class_="cards"), class_="line-of"))
-    several = len(facts.status.vectors_by_modality) > 1
-    commands = [
-        command("dedup", facts.status.location, *(("--modality", pool.modality) if several else ()), "--out", name)
-        for pool in look.pools
-        for name in [f"copies-{pool.modality}" if several else "copies"]
-    ]
     words = (
-        None
+        "Over all rows, with those to keep:"
         if all(pool.is_all for pool in look.pools)
         else "Rows of the sample alone are compared with each other: there are more in all. "
+        "Over all rows, with those to keep:"
     )
-    told_as = [(", " if n else "", tag("code", words)) for n, words in enumerate(commands)]
-    more = tag("p", words, "Over all rows, with those to keep: ", told_as)
+    commands = [tag("p", tag("code", line)) for line in _dedups(look, facts)]
+    more = joined(tag("p", words), commands)
     sheet = tag("ul", parts, class_="sheet cards-of") if parts else None
     return Section(name="copies", title="Near copies", body=joined(paragraphs(*told), more, sheet))
+
+
+def _dedups(look: _Look, facts: JobFacts) -> list[str]:
+    """What finds the copies of all rows: of several modalities a command for each that has some in the sample."""
+    place, pools = facts.status.location, look.pools
+    if len(facts.status.vectors_by_modality) == 1:
+        return [command("dedup", place, "--out", "copies")]
+    some = [p for p in pools if clusters_of(look.around[p.modality].labels, 1)] or pools[:1]
+    return [command("dedup", place, "--modality", p.modality, "--out", f"copies-{p.modality}") for p in some]
 
 
 def _card(seen: Seen, rows: dict[str, ManifestRow], cards: Cards, note: str = "") -> Html:
@@ -392,7 +396,7 @@ def _outliers_section(look: _Look, rows: dict[str, ManifestRow], cards: Cards) -
         around = look.around[pool.modality]
         order = np.argsort(around.density)[:_OUTLIERS]
         items = [_card(pool.rows[n], rows, cards, f"{float(around.density[n]):.3f}") for n in order]
-        head = f"{pool.modality}, where a row has {float(np.median(around.density)):.3f} in the middle"
+        head = f"{pool.modality}; the median row has {float(np.median(around.density)):.3f}"
         parts.append(tag("li", tag("p", head), tag("ul", items, class_="cards"), class_="line-of"))
     words = f"Rows that are least like those nearest to them: the mean cosine to the {NEAREST} nearest of the sample."
     return Section(
