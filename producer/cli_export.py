@@ -51,6 +51,7 @@ def export(
     """
     import json
 
+    from schemas.visible import visible_lines
     from storage.jobs import open_job
     from storage.store import canonical_location, open_store
 
@@ -66,7 +67,7 @@ def export(
         told["compact"] = _compacted(opened, out, compact)
     if faiss or usearch:
         told |= _indexes(opened, faiss=faiss, factory=factory, usearch=usearch, modality=modality)
-    print(json.dumps(told) if as_json else "\n".join(_lines(told)))
+    print(json.dumps(told) if as_json else visible_lines("\n".join(_lines(told))))
 
 
 def _tables(job: "Job", *, delta: bool, iceberg: bool) -> dict[str, Any]:

@@ -117,6 +117,14 @@ def test_a_dedup_and_its_report_take_hostile_rows(out: Path, tmp_path: Path) -> 
     assert read_page((tmp_path / "copies" / "report.html").read_bytes()).breaches() == []
 
 
+def test_an_export_says_hostile_words_without_effect(out: Path, tmp_path: Path) -> None:
+    """The folders that files were written to are said back without effect."""
+    done = embedmill("export", out, "--compact", "1MB", "--out", tmp_path / ANSI.replace("/", ""))
+
+    assert done.returncode == 0, done.stderr
+    assert_harmless("export", done)
+
+
 def test_no_cell_of_the_csv_of_failures_is_a_formula(out: Path) -> None:
     """Cells that begin like a formula begin with an apostrophe, and control characters are numbers."""
     done = embedmill("failures", out, "--limit", "0", "--csv")

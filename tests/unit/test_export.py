@@ -55,6 +55,28 @@ def test_a_delta_table_has_the_rows_of_the_files(job: Job) -> None:
     assert verify_job(job).complete
 
 
+@pytest.mark.parametrize("name", ["my job's", "é ü", "q#1", "c+d&e"])
+def test_a_table_in_a_folder_of_any_name_is_told_of_each_file_once(tmp_path: Path, name: str) -> None:
+    """Blanks and the like are escaped in Delta's addresses: the second time nothing is new all the same."""
+    job = text_job(tmp_path / name)
+    InlineMill(job).run()
+
+    first, second = register_delta(job), register_delta(job)
+
+    assert (first.added, second.added) == (first.files, 0)
+    assert sorted_rows(delta_rows(first.location)) == sorted_rows(open_job(job.store.url).table())
+
+
+@pytest.mark.parametrize("name", ["a%20b", "a\x1b[31mred"])
+def test_a_folder_that_delta_cannot_name_is_refused(tmp_path: Path, name: str) -> None:
+    """In our words, before anything is written."""
+    job = text_job(tmp_path / name)
+    InlineMill(job).run()
+
+    with pytest.raises(Refused, match="Delta's addresses cannot hold"):
+        register_delta(job)
+
+
 def test_iceberg_tables_have_the_rows_of_the_files(job: Job) -> None:
     """One a modality, found by its hint; the second time nothing is new, and the job is proved as before."""
     [first], [second] = register_iceberg(job), register_iceberg(job)
