@@ -59,7 +59,7 @@ def duckdb_command(status: JobStatus) -> str:
     sql = f"SELECT modality, count(*) AS {_noun(status)}s FROM '{glob}/data/**/*.parquet' GROUP BY ALL"  # noqa: S608
     if shutil.which("duckdb"):
         return f"duckdb -c {_quoted(sql)}"
-    quoted = repr(sql) if "'''" in sql else f"'''{sql}'''"  # no double quotes: these are the shell's
+    quoted = repr(sql) if "'''" in sql or "\\" in sql else f"'''{sql}'''"  # no double quotes: these are the shell's
     return f"{shlex.quote(_short(sys.executable))} -c {_quoted(f'import duckdb; print(duckdb.sql({quoted}))')}"
 
 
