@@ -9,7 +9,8 @@ _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _JOINERS = frozenset("\u200c\u200d")
 _PLAIN = re.compile(r"[\x20-\x7e]*")
 #: What makes a spreadsheet take a cell for a formula (OWASP, "CSV Injection"); a number may begin with a sign.
-_FORMULA = re.compile(r"[=+\-@\t\r\n]")
+#: The wide signs count in some languages.
+_FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 
 

@@ -147,7 +147,9 @@ def test_failures_for_scripts_are_whole(out: Path) -> None:
     assert_harmless("failures --json", done)
 
 
-@pytest.mark.parametrize(("text", "shown"), [("-5", "-5"), ("+1.5e3", "+1.5e3"), ("-5+1", "'-5+1"), ("a=1", "a=1")])
+@pytest.mark.parametrize(
+    ("text", "shown"), [("-5", "-5"), ("+1.5e3", "+1.5e3"), ("-5+1", "'-5+1"), ("a=1", "a=1"), ("\uff1d1", "'\uff1d1")]
+)
 def test_numbers_stay_numbers_in_cells(text: str, shown: str) -> None:
     """A sign does not make a formula of a number."""
     assert cell(text) == shown
