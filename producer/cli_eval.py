@@ -12,7 +12,7 @@ def evaluate(
     pairs: Annotated[
         list[str],
         typer.Argument(
-            metavar="PAIRS...",
+            metavar="PAIRS",
             help="The output of `join` or `rerank`, or a Parquet, JSONL, CSV or TSV file with query_id, item_id (or "
             "left_id, right_id) and rank or score. Several are compared with the first.",
         ),

@@ -18,7 +18,7 @@ _SHOWN = 80
 def search(
     out: Annotated[str, typer.Argument(metavar="JOB", help="The job's folder, or s3://bucket/prefix.")],
     text: Annotated[
-        str | None, typer.Argument(metavar="[TEXT]", help="What to look for; always a text, never a path.")
+        str | None, typer.Argument(metavar="TEXT", help="What to look for; always a text, never a path.")
     ] = None,
     file: Annotated[
         str, typer.Option("--file", help="Look for what is like this picture, sound or film of this machine.")

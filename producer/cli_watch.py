@@ -21,7 +21,7 @@ def watch(
     out: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[OUT]...",
+            metavar="OUT",
             help="Folders or URLs of jobs, joins and dedups; none: all jobs that were submitted on --broker-url.",
             show_default=False,
         ),
